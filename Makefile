@@ -1,0 +1,36 @@
+# `make` prints its targets.
+GO ?= go
+PKGS := ./...
+FUZZTIME ?= 1h
+
+.PHONY: help build test lint bench fuzz sim soak peers
+
+help: ## print the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
+
+build: ## build bin/holdfast
+	$(GO) build -o bin/holdfast ./cmd/holdfast
+
+peers: # the genuine peers that interop tests use
+	@scripts/peers.sh
+
+lint: ## gofmt, vet, staticcheck (the import directions are a test)
+	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt:"; gofmt -l cmd internal test; exit 1; }
+	$(GO) vet $(PKGS)
+	$(GO) tool staticcheck $(PKGS)
+	$(GO) test ./internal/lint/
+
+test: peers lint ## everything that CI runs: lint, unit, crash, simulation, interop
+	@scripts/test.sh
+
+bench: peers build ## speed and size beside genuine Redis, as a table
+	$(GO) run ./test/bench
+
+fuzz: ## every fuzz target for FUZZTIME (default 1h each)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+sim: ## many more seeds of the simulator
+	$(GO) test ./internal/sim/ -count=1 -timeout 0 -sim.seeds=100000
+
+soak: peers ## long forms of the crash tests
+	HOLDFAST_SOAK=1 $(GO) test ./test/crash/ -count=1 -timeout 0 -v

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs all tests and ends with the list of those that were skipped.
+set -uo pipefail
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+go test -timeout 600s -v ./... >"$log" 2>&1
+code=$?
+# Quiet where all is well: the packages' lines, and everything about failures.
+grep -E '^(ok|FAIL|---? FAIL|panic:|\?)' "$log" | grep -v 'no test files' || true
+if [ $code -ne 0 ]; then
+  echo "---- output of the failing packages ----"
+  grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|[[:space:]]*--- PASS|PASS|ok )' "$log" | tail -n 400
+fi
+passed=$(grep -cE '^[[:space:]]*--- PASS' "$log")
+failed=$(grep -cE '^[[:space:]]*--- FAIL' "$log")
+skipped=$(grep -cE '^[[:space:]]*--- SKIP' "$log")
+if [ "$skipped" -gt 0 ]; then
+  echo "skipped:"
+  grep -E '^[[:space:]]*--- SKIP' "$log" | sed -E 's/^[[:space:]]*--- SKIP: ([^ ]+).*/  \1/' | sort | uniq -c | sort -rn | awk '{print "  "$2}' | head -100
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+exit $code
