@@ -1,0 +1,97 @@
+package keyspace
+
+// SetExpire makes key expire at the Unix time atMs. It does nothing when key
+// does not exist.
+func (db *DB) SetExpire(key []byte, atMs int64) {
+	atMs = max(atMs, 0)
+	h := db.keys.Hash(key)
+	off, ok := db.keys.Find(h, key)
+	if !ok {
+		return
+	}
+	a := db.ks.arena
+	e := a.entry(off)
+	db.save(&e)
+	if e.expires() {
+		a.store64(e.expire, uint64(atMs))
+		return
+	}
+	db.reshape(h, &e, atMs)
+}
+
+// Persist removes the expiry of key and reports whether it had one.
+func (db *DB) Persist(key []byte) bool {
+	h := db.keys.Hash(key)
+	off, ok := db.keys.Find(h, key)
+	if !ok {
+		return false
+	}
+	e := db.ks.arena.entry(off)
+	if !e.expires() {
+		return false
+	}
+	db.save(&e)
+	db.reshape(h, &e, NoExpiry)
+	return true
+}
+
+// reshape replaces e by an entry with the expiry at.
+func (db *DB) reshape(h uint64, e *entry, at int64) {
+	a := db.ks.arena
+	now := a.newEntry(a.keyOf(e), e.vlen, e.bits&^flagParity|db.ks.parity, a.lru(e.off), at)
+	copy(a.mem[now.val():], a.valOf(e))
+	db.relink(h, e, &now)
+	a.Free(e.off, e.size())
+}
+
+// AvgTTL returns an estimate, in ms, of how long volatile keys have still to
+// live; ExpiredStep refines it. 0 if unknown.
+func (db *DB) AvgTTL(nowMs int64) int64 {
+	if db.volatile.n == 0 {
+		return 0
+	}
+	return db.avgTTL
+}
+
+// ExpiredStep looks at about maxKeys of the keys that expire, going on where the
+// last call stopped, and calls fn with a copy of each that is past its time; fn may change
+// the keyspace, and is expected to delete that key. It returns how often fn was called; more
+// says that above a tenth of what was seen had expired, so that another step pays.
+func (db *DB) ExpiredStep(nowMs int64, maxKeys int, fn func(key []byte)) (found int, more bool) {
+	if db.volatile.n == 0 {
+		return 0, false
+	}
+	a := db.ks.arena
+	var keys []byte
+	var ends []int
+	seen, alive, ttlSum := 0, int64(0), int64(0)
+	db.expireCursor = db.volatile.Scan(db.expireCursor, maxKeys, func(off Off) {
+		seen++
+		e := a.entry(off)
+		if ttl := a.expireAt(&e) - nowMs; ttl >= 0 {
+			// An estimate in ms must not overflow on expiries far away.
+			ttlSum += min(ttl, 1<<42)
+			alive++
+			return
+		}
+		keys = append(keys, a.keyOf(&e)...)
+		ends = append(ends, len(keys))
+	})
+	if alive > 0 {
+		db.noteTTL(ttlSum / alive)
+	}
+	start := 0
+	for _, end := range ends {
+		fn(keys[start:end:end])
+		start = end
+	}
+	return len(ends), len(ends)*10 > seen
+}
+
+// noteTTL weighs a new average into the estimate, 2 % each time as Redis does.
+func (db *DB) noteTTL(avg int64) {
+	if db.avgTTL == 0 {
+		db.avgTTL = avg
+	}
+	db.avgTTL = db.avgTTL/50*49 + avg/50
+}

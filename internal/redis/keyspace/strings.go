@@ -1,0 +1,119 @@
+package keyspace
+
+// SetString makes key a string with the value val, whatever it was before.
+// expireAt is a Unix time in ms >= 0, NoExpiry or KeepTTL. Both slices are copied and may
+// lie in the keyspace.
+func (db *DB) SetString(key, val []byte, expireAt int64) {
+	ks, a := db.ks, db.ks.arena
+	h := db.keys.Hash(key)
+	off, ok := db.keys.Find(h, key)
+	if !ok {
+		e := a.newEntry(key, len(val), uint8(TypeString)|ks.parity, ks.newLRU(), expireAt)
+		copy(a.mem[e.val():], val)
+		db.link(h, &e)
+		return
+	}
+	e := a.entry(off)
+	db.save(&e)
+	if e.isLarge() {
+		// The value may be an element of what is freed here.
+		val = append([]byte(nil), val...)
+		ks.discard(ks.takeLarge(a.largeID(&e)), false)
+	}
+	lru := ks.newLRU()
+	if ks.limits.LFU {
+		lru = a.lru(off)
+	}
+	if expireAt == KeepTTL {
+		expireAt = a.expireAt(&e)
+	}
+	bits := e.bits&(flagLong|flagExpire) | uint8(TypeString) | ks.parity
+	if e.expires() == (expireAt >= 0) && db.fits(&e, len(val)) {
+		copy(a.mem[e.val():e.val()+Off(len(val))], val)
+		if e.expires() {
+			a.store64(e.expire, uint64(expireAt))
+		}
+		a.setLen(&e, len(val))
+		a.mem[off] = bits
+		a.setLRU(off, lru)
+		return
+	}
+	now := a.newEntry(key, len(val), bits, lru, expireAt)
+	copy(a.mem[now.val():], val)
+	db.relink(h, &e, &now)
+	a.Free(off, e.size())
+}
+
+// MutString makes key a string of at least minLen bytes, filled up with zeros,
+// whose encoding reports as "raw", and returns its value to be written to. The
+// slice is valid until the next call on the keyspace. The caller has checked that
+// key is a string or does not exist.
+func (db *DB) MutString(key []byte, minLen int) []byte {
+	ks, a := db.ks, db.ks.arena
+	h := db.keys.Hash(key)
+	off, ok := db.keys.Find(h, key)
+	if !ok {
+		e := a.newEntry(key, minLen, uint8(TypeString)|uint8(formRaw)<<formShift|ks.parity, ks.newLRU(), NoExpiry)
+		val := a.valOf(&e)
+		clear(val)
+		db.link(h, &e)
+		return val
+	}
+	e := a.entry(off)
+	db.save(&e)
+	old := e.vlen
+	if minLen > old {
+		e = db.grow(&e, minLen)
+		clear(a.valOf(&e)[old:])
+	}
+	a.setForm(&e, formRaw)
+	a.setParity(&e, ks.parity)
+	return a.valOf(&e)
+}
+
+// AppendString appends suffix to the string key, which is created if it does
+// not exist, and returns the new length. An existing one reports the encoding "raw"
+// from then on. The caller has checked the type.
+func (db *DB) AppendString(key, suffix []byte) int {
+	off, ok := db.keys.Find(db.keys.Hash(key), key)
+	if !ok {
+		db.SetString(key, suffix, NoExpiry)
+		return len(suffix)
+	}
+	a := db.ks.arena
+	e := a.entry(off)
+	db.save(&e)
+	old := e.vlen
+	// Growing may free the block that the suffix lies in.
+	if sameBlock(a, &e, suffix) {
+		suffix = append([]byte(nil), suffix...)
+	}
+	e = db.grow(&e, old+len(suffix))
+	copy(a.mem[e.val()+Off(old):], suffix)
+	a.setForm(&e, formRaw)
+	a.setParity(&e, db.ks.parity)
+	return e.vlen
+}
+
+// grow makes the value of e n bytes long, n >= e.vlen; the new ones are
+// undefined. It returns the entry, which may have moved.
+func (db *DB) grow(e *entry, n int) entry {
+	a := db.ks.arena
+	if db.fits(e, n) {
+		a.setLen(e, n)
+		return *e
+	}
+	now := a.newEntry(a.keyOf(e), n, e.bits, a.lru(e.off), a.expireAt(e))
+	copy(a.mem[now.val():], a.valOf(e))
+	db.move(e, &now)
+	return now
+}
+
+// sameBlock reports whether b lies in the block of e.
+func sameBlock(a *Arena, e *entry, b []byte) bool {
+	if len(b) == 0 {
+		return false
+	}
+	block := a.Mem(e.off, e.size())
+	return within(block, b)
+}
