@@ -1,0 +1,152 @@
+package command
+
+import (
+	"holdfast/internal/redis/keyspace"
+)
+
+// Expiry. A key whose time has come is logically gone at once for every
+// reader; it is deleted, and its deletion propagated, by whoever touches it
+// first (lazy expiry) or by the cycle (active expiry). A replica deletes
+// nothing by itself and a replay expires nothing: their master, or the stream,
+// says when.
+
+type expireState struct {
+	disabled bool // DEBUG SET-ACTIVE-EXPIRE 0
+	db       int  // where the cycle goes on
+}
+
+// SetActiveExpire switches the cycle on or off (DEBUG SET-ACTIVE-EXPIRE).
+func (e *Engine) SetActiveExpire(on bool) { e.expire.disabled = !on }
+
+// expired reports whether r's time has come, for this client.
+func (e *Engine) expired(r keyspace.Ref, cl *Client) bool {
+	at := r.ExpireAt()
+	if at < 0 || e.NowMs <= at {
+		return false
+	}
+	if e.State.Loading || (cl != nil && cl.Has(FlagMaster|FlagReplay)) {
+		return false
+	}
+	return true
+}
+
+// mayDelete: only a master that is not paused deletes expired keys.
+func (e *Engine) mayDelete(force bool) bool {
+	if e.State.IsReplica && !force {
+		return false
+	}
+	return !e.pausedNow()
+}
+
+func (e *Engine) pausedNow() bool {
+	return e.State.PauseUntilMs > e.NowMs
+}
+
+// Expired reports whether r is logically gone for the client of c.
+func (c *Ctx) Expired(r keyspace.Ref) bool { return c.E.expired(r, c.Client) }
+
+func (e *Engine) lookupRead(db *keyspace.DB, cl *Client, key []byte) (keyspace.Ref, bool) {
+	r, ok := db.Find(key)
+	if ok && r.ExpireAt() >= 0 && e.expired(r, cl) {
+		if e.mayDelete(false) {
+			e.deleteExpired(db, key)
+		}
+		ok = false
+	}
+	if !ok {
+		e.Stat.KeyspaceMisses++
+		e.Notify(NotifyKeyMiss, "keymiss", key, db)
+		return r, false
+	}
+	e.Stat.KeyspaceHits++
+	db.Touch(r)
+	return r, true
+}
+
+func (e *Engine) lookupPeek(db *keyspace.DB, cl *Client, key []byte) (keyspace.Ref, bool) {
+	r, ok := db.Find(key)
+	if ok && e.expired(r, cl) {
+		if e.mayDelete(false) {
+			e.deleteExpired(db, key)
+		}
+		return r, false
+	}
+	return r, ok
+}
+
+func (e *Engine) lookupWrite(db *keyspace.DB, cl *Client, key []byte) (keyspace.Ref, bool) {
+	r, ok := db.Find(key)
+	if !ok {
+		return r, false
+	}
+	if r.ExpireAt() >= 0 && e.expired(r, cl) {
+		// A writable replica must drop the key or the write would go to the dead one.
+		if e.mayDelete(!e.State.ReadOnly) {
+			e.deleteExpired(db, key)
+		}
+		return r, false
+	}
+	db.Touch(r)
+	return r, true
+}
+
+// deleteExpired deletes a key whose time has come and tells everybody.
+func (e *Engine) deleteExpired(db *keyspace.DB, key []byte) {
+	lazy := e.Cfg.LazyfreeLazyExpire
+	e.keyBuf = append(e.keyBuf[:0], key...) // key may alias what is deleted
+	key = e.keyBuf
+	db.Delete(key, lazy)
+	e.Notify(NotifyExpired, "expired", key, db)
+	e.Touched(db, key)
+	e.propagateDeletion(db, key, lazy)
+	e.Stat.ExpiredKeys++
+}
+
+var (
+	argDel    = []byte("DEL")
+	argUnlink = []byte("UNLINK")
+)
+
+func (e *Engine) propagateDeletion(db *keyspace.DB, key []byte, lazy bool) {
+	if e.State.IsReplica {
+		return
+	}
+	name := argDel
+	if lazy {
+		name = argUnlink
+	}
+	e.alsoPropagate(db.Index(), [][]byte{name, key})
+}
+
+// ActiveExpire runs the expiry cycle for at most budgetNs of the engine's
+// clock. It returns whether expired keys are left.
+func (e *Engine) ActiveExpire(budgetNs int64) (more bool) {
+	if e.expire.disabled || e.State.Loading || e.State.IsReplica || e.pausedNow() {
+		return false
+	}
+	start := e.Clock()
+	n := e.KS.NumDB()
+	for i := 0; i < n; i++ {
+		db := e.KS.DB((e.expire.db + i) % n)
+		if db.Volatile() == 0 {
+			continue
+		}
+		for {
+			_, again := db.ExpiredStep(e.NowMs, 20, func(key []byte) {
+				e.deleteExpired(db, key)
+				e.endUnit(nil)
+			})
+			if !again {
+				break
+			}
+			if e.Clock()-start > budgetNs {
+				e.expire.db = (e.expire.db + i) % n
+				e.Stat.ExpireCapReached++
+				e.Stat.ExpireCPUUs += (e.Clock() - start) / 1000
+				return true
+			}
+		}
+	}
+	e.Stat.ExpireCPUUs += (e.Clock() - start) / 1000
+	return false
+}
