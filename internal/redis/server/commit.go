@@ -1,0 +1,96 @@
+package server
+
+import (
+	"holdfast/internal/journal"
+	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/resp"
+)
+
+// The order that every promise rests on: a change is executed, then written to
+// the journal (and synced, under appendfsync always), and only then answered
+// and sent to replicas. The engine appends under its lock; whoever is about to
+// send replies commits first, without it.
+
+// AppendUnit implements command.Sink: one atomic unit becomes one record.
+func (s *Server) AppendUnit(payload []byte) uint64 {
+	return s.persist.stream.Append(journal.TypeStream, 0, payload)
+}
+
+// streamEnd is the position behind everything executed so far. The engine's
+// lock is held.
+func (s *Server) streamEnd() uint64 {
+	if s.persist.stream == nil {
+		return 0
+	}
+	return s.persist.stream.End()
+}
+
+// commitStream makes everything below pos as durable as appendfsync promises.
+func (s *Server) commitStream(pos uint64) error {
+	st := s.persist.stream
+	if st == nil {
+		return nil
+	}
+	if st.Flushed() < pos {
+		if err := st.Flush(); err != nil {
+			return err
+		}
+	}
+	if s.persist.always.Load() && st.Synced() < pos {
+		return st.Sync(pos)
+	}
+	if err := st.Err(); err != nil && s.persist.always.Load() {
+		return err
+	}
+	return nil
+}
+
+// refuseReplies is what becomes of replies that must not go out because the
+// journal could not be written: every client that may have seen or made an
+// unwritten change gets the error instead, and is closed, since it cannot know
+// which of its pipelined commands it belongs to.
+func (s *Server) refuseReplies(conns []*conn, err error) {
+	s.e.Lock()
+	defer s.e.Unlock()
+	s.journalFailed(err)
+	safe := s.persist.stream.Flushed()
+	strict := s.cfg.AppendFsync == config.FsyncAlways
+	if strict {
+		safe = s.persist.stream.Synced()
+	}
+	for _, c := range conns {
+		if c.closed || c.outPos == len(c.out) {
+			continue
+		}
+		if strict || c.cl.Woff > safe {
+			c.out = resp.AppendError(c.out[:c.outPos], s.e.State.DiskError)
+			c.outPending = int64(len(c.out) - c.outPos)
+			c.closeWhen = closeAfterReply
+		}
+	}
+}
+
+// journalFailed notes that the journal cannot be written: from now on writes
+// are refused. The engine's lock is held.
+func (s *Server) journalFailed(err error) {
+	if s.persist.journalErr == nil {
+		s.log.Warning("Error writing to the journal: %s. Write commands are refused until it can be written again.", err)
+	}
+	s.persist.journalErr = err
+	s.updateDiskError()
+}
+
+// updateDiskError derives what write commands are told. The engine's lock is
+// held.
+func (s *Server) updateDiskError() {
+	switch {
+	case s.persist.journalErr != nil:
+		s.e.State.DiskError = "MISCONF Errors writing to the AOF file: " + errnoText(s.persist.journalErr)
+	case s.persist.lastSaveFailed && s.cfg.StopWritesOnBgsaveError && len(s.cfg.SavePoints) > 0:
+		s.e.State.DiskError = "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. " +
+			"Commands that may modify the data set are disabled, because this instance is configured to report errors during writes " +
+			"if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error."
+	default:
+		s.e.State.DiskError = ""
+	}
+}

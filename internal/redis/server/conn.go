@@ -1,0 +1,250 @@
+package server
+
+import (
+	"net"
+	"time"
+
+	"holdfast/internal/redis/command"
+	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/resp"
+)
+
+// Buffer sizes in bytes.
+const (
+	readChunk   = 16 * 1024  // one read of a connection in one tick
+	bigRead     = 512 * 1024 // the same while a large argument arrives
+	keepBuffer  = 64 * 1024  // a reply buffer that is larger is given back when empty
+	maxPerBatch = 4096       // commands of one connection in one tick, so that nobody starves
+)
+
+// driver is what carries a connection's bytes: an epoll loop or a pair of
+// goroutines.
+type driver interface {
+	// wake says that there is a reply to send. The engine's lock is held.
+	wake(c *conn)
+	// resume says that the connection's unparsed input is to be parsed again.
+	resume(c *conn)
+	// drop closes the socket; to be called once, without the engine's lock.
+	drop(c *conn)
+}
+
+// conn is one connection. Its socket side (in, out, parser) belongs to its
+// driver; cl and what is said to be so belong to the engine's lock.
+type conn struct {
+	s      *Server
+	cl     *command.Client
+	driver driver
+	fd     int
+	net    net.Conn // of a gateway connection
+
+	parser resp.Parser
+	in     []byte // input not yet parsed
+	out    []byte // reply bytes being written
+	outPos int
+
+	// Under the engine's lock.
+	queued     bool // in the driver's list of connections with replies
+	closeWhen  closeWhen
+	closed     bool
+	waiting    bool // postponed by CLIENT PAUSE
+	softSince  time.Time
+	outPending int64 // bytes that the driver holds and has not written
+	inPending  int64
+	cmdBytes   int64
+	closeCause string
+
+	replica *replicaLink // set on a replica's connection
+	master  bool
+	want    bool // EPOLLOUT is on
+	gone    bool // dropped by its driver
+}
+
+type closeWhen uint8
+
+const (
+	closeNot closeWhen = iota
+	closeAfterReply
+	closeNow
+)
+
+// newConn registers a connection. The engine's lock is held.
+func (s *Server) newConn(d driver, addr, laddr string) *conn {
+	id := s.nextConn.Add(1)
+	c := &conn{s: s, driver: d, fd: -1}
+	c.cl = s.e.NewClient(id)
+	c.cl.Addr, c.cl.Laddr, c.cl.Conn = addr, laddr, c
+	c.cl.Authenticated = s.cfg.RequirePass == ""
+	c.parser.MaxBulk = s.cfg.ProtoMaxBulkLen
+	c.parser.Unauthenticated = !c.cl.Authenticated
+	s.conns[id] = c
+	s.byClient[c.cl] = c
+	return c
+}
+
+// forget takes the connection out of all tables. The engine's lock is held.
+func (s *Server) forget(c *conn) {
+	if c.closed {
+		return
+	}
+	c.closed = true
+	if c.replica != nil {
+		s.replicaGone(c)
+	}
+	s.e.Release(c.cl)
+	delete(s.conns, c.cl.ID)
+	delete(s.byClient, c.cl)
+	delete(s.monitors, c)
+}
+
+func (c *conn) wake() {
+	if !c.queued && !c.closed {
+		c.queued = true
+		c.driver.wake(c)
+	}
+}
+
+func (c *conn) resume() {
+	if !c.closed {
+		c.driver.resume(c)
+	}
+}
+
+// closeLater closes the connection at the end of the tick. The engine's lock
+// is held.
+func (c *conn) closeLater(afterReply bool) {
+	if c.closed {
+		return
+	}
+	if !afterReply {
+		c.closeWhen = closeNow
+	} else if c.closeWhen == closeNot {
+		c.closeWhen = closeAfterReply
+	}
+	c.wake()
+}
+
+// execute parses and executes the requests in buf and returns how many bytes
+// it took. It stops where the client blocks, is paused, closes, or has used up
+// its share of the tick (more is then true). The engine's lock is held.
+func (c *conn) execute(buf []byte) (taken int, more bool) {
+	s, cl := c.s, c.cl
+	for n := 0; ; n++ {
+		if cl.Has(command.FlagBlocked) || c.waiting || c.closeWhen != closeNot || c.closed {
+			return taken, false
+		}
+		if n == maxPerBatch {
+			return taken, true
+		}
+		used, err := c.parser.Next(buf[taken:])
+		if err != nil {
+			c.protocolError(err, buf[taken:])
+			return len(buf), false
+		}
+		if used == 0 {
+			return taken, false
+		}
+		if len(c.parser.Args) > 0 {
+			if s.e.Dispatch(cl, c.parser.Args) == command.Postponed {
+				c.waiting = true
+				s.paused = append(s.paused, c)
+				return taken, false
+			}
+		}
+		taken += used
+	}
+}
+
+func (c *conn) protocolError(err error, _ []byte) {
+	c.s.log.Verbose("Protocol error (%s) from client: addr=%s", err, c.cl.Addr)
+	c.cl.Buf = resp.AppendError(c.cl.Buf, "ERR "+err.Error())
+	c.closeLater(true)
+}
+
+// takeReply moves what is to be sent from the client to the driver's side and
+// judges the output buffer limits. The engine's lock is held.
+func (c *conn) takeReply() {
+	cl := c.cl
+	c.queued = false
+	if len(cl.Buf) > 0 {
+		if c.outPos == len(c.out) {
+			// Nothing unsent: the two buffers change places, no byte moves.
+			c.out, cl.Buf = cl.Buf, c.out[:0]
+			c.outPos = 0
+			if cap(cl.Buf) > keepBuffer {
+				cl.Buf = nil
+			}
+		} else {
+			c.out = append(c.out, cl.Buf...)
+			cl.Buf = cl.Buf[:0]
+		}
+	}
+	c.outPending = int64(len(c.out) - c.outPos)
+	if c.outPending > 0 {
+		c.checkOutputLimit()
+	}
+}
+
+// class is the client's class for output buffer limits.
+func (c *conn) class() int {
+	switch ch, pat, sh := c.cl.Subs(); {
+	case c.cl.Has(command.FlagReplica) && !c.cl.Has(command.FlagMonitor):
+		return config.ClientReplica
+	case ch+pat+sh > 0:
+		return config.ClientPubsub
+	}
+	return config.ClientNormal
+}
+
+func (c *conn) checkOutputLimit() {
+	if c.cl.Has(command.FlagMaster) {
+		return
+	}
+	limit := c.s.cfg.ClientOutputBufferLimits[c.class()]
+	used := uint64(c.outPending)
+	over := limit.Hard > 0 && used >= limit.Hard
+	if limit.Soft > 0 && used >= limit.Soft {
+		now := time.Now()
+		if c.softSince.IsZero() {
+			c.softSince = now
+		} else if now.Sub(c.softSince) > time.Duration(limit.SoftSeconds)*time.Second {
+			over = true
+		}
+	} else {
+		c.softSince = time.Time{}
+	}
+	if over && c.closeWhen != closeNow {
+		c.s.log.Warning("Client %s scheduled to be closed ASAP for overcoming of output buffer limits.", c.describe())
+		c.s.stat.outputClosed++
+		c.closeWhen = closeNow
+	}
+}
+
+// checkInputLimit closes a client whose unparsed input is too large.
+func (c *conn) checkInputLimit() bool {
+	if uint64(len(c.in)) <= c.s.cfg.ClientQueryBufferLimit || c.cl.Has(command.FlagMaster) {
+		return true
+	}
+	c.s.log.Warning("Closing client that reached max query buffer length: %s (qbuf initial bytes: %q)", c.describe(), c.in[:min(64, len(c.in))])
+	c.s.stat.queryBufferClosed++
+	return false
+}
+
+// keepRest stores what execute has not taken of buf, which may be c.in itself.
+func (c *conn) keepRest(buf []byte, taken int, own bool) {
+	rest := buf[taken:]
+	switch {
+	case len(rest) == 0:
+		if cap(c.in) > keepBuffer {
+			c.in = nil
+		} else {
+			c.in = c.in[:0]
+		}
+	case own:
+		if taken > 0 {
+			c.in = c.in[:copy(c.in, rest)]
+		}
+	default:
+		c.in = append(c.in[:0], rest...)
+	}
+	c.inPending = int64(len(c.in))
+}

@@ -1,0 +1,186 @@
+package server
+
+import (
+	"runtime"
+	"time"
+
+	"holdfast/internal/redis/command"
+)
+
+// cronState is what the timer remembers between two runs. Under the engine's lock.
+type cronState struct {
+	ticks      int64
+	peakMemory int64
+	rss        int64
+	lastRSS    time.Time
+	walk       []*conn // connections still to be looked at in this round
+}
+
+// sampler averages a counter's growth per second over the last 16 samples.
+type sampler struct {
+	lastValue int64
+	lastTime  int64
+	samples   [16]int64
+	at        int
+}
+
+func (m *sampler) track(nowMs, value int64) {
+	if dt := nowMs - m.lastTime; m.lastTime != 0 && dt > 0 {
+		m.samples[m.at] = (value - m.lastValue) * 1000 / dt
+		m.at = (m.at + 1) % len(m.samples)
+	}
+	m.lastTime, m.lastValue = nowMs, value
+}
+
+func (m *sampler) rate() int64 {
+	var sum int64
+	for _, v := range m.samples {
+		sum += v
+	}
+	return sum / int64(len(m.samples))
+}
+
+// cronLoop runs the timer hz times a second, and whenever a blocked client's
+// time is over.
+func (s *Server) cronLoop() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-timer.C:
+		}
+		timer.Reset(s.runCron())
+	}
+}
+
+// runCron is one run of the timer; it returns when the next is due.
+func (s *Server) runCron() time.Duration {
+	e := s.e
+	e.Lock()
+	defer e.Unlock()
+	now := time.Now()
+	e.BeginBatch(now.UnixMicro())
+	period := time.Second / time.Duration(max(1, s.cfg.HZ))
+	s.cron.ticks++
+
+	e.CheckTimeouts()
+	s.endPause()
+	if s.e.KS.PendingFree() > 0 {
+		e.KS.FreeStep(20000)
+	}
+	// As in Redis, at most a quarter of the time goes into expiry.
+	e.ActiveExpire(int64(period) / 4)
+	e.EvictStep()
+	s.clientsCron(now)
+	if s.every(100 * time.Millisecond) {
+		s.trackRates()
+	}
+	if s.every(time.Second) {
+		s.secondCron(now)
+	}
+	s.persistCron(now)
+	s.replicationCron(now)
+	s.shutdownCron(now)
+
+	next := period
+	if d := e.NextDeadlineMs(); d != 0 {
+		next = min(next, time.Duration(max(0, d-e.NowMs))*time.Millisecond+100*time.Microsecond)
+	}
+	if p := e.State.PauseUntilMs; p > e.NowMs {
+		next = min(next, time.Duration(p-e.NowMs)*time.Millisecond+100*time.Microsecond)
+	}
+	return next
+}
+
+// every reports whether a run of the timer is due for work of the period d.
+func (s *Server) every(d time.Duration) bool {
+	n := int64(d / (time.Second / time.Duration(max(1, s.cfg.HZ))))
+	return n <= 1 || s.cron.ticks%n == 0
+}
+
+func (s *Server) trackRates() {
+	st, ms := &s.stat, s.e.NowMs
+	st.instOps.track(ms, s.e.Stat.Commands)
+	st.instIn.track(ms, st.inBytes.Load()+st.replInBytes.Load())
+	st.instOut.track(ms, st.outBytes.Load()+st.replOutBytes.Load())
+	st.instReplIn.track(ms, st.replInBytes.Load())
+	st.instReplOut.track(ms, st.replOutBytes.Load())
+	s.cron.peakMemory = max(s.cron.peakMemory, s.usedMemory())
+}
+
+func (s *Server) secondCron(time.Time) {
+	s.cron.rss = readRSS()
+	var pending int64
+	for _, c := range s.conns {
+		pending += c.outPending
+	}
+	s.e.SetExtraMemory(pending)
+}
+
+// usedMemory is INFO's used_memory: the data, and what connections hold.
+func (s *Server) usedMemory() int64 {
+	var m runtime.MemStats
+	_ = m // the heap is not read here: ReadMemStats stops the world
+	return s.ks.UsedMemory()
+}
+
+// endPause lets the clients go on that CLIENT PAUSE held, once it is over.
+func (s *Server) endPause() {
+	if s.e.State.PauseUntilMs != 0 && s.e.NowMs >= s.e.State.PauseUntilMs {
+		s.unpause()
+	}
+}
+
+// unpause ends CLIENT PAUSE. The engine's lock is held.
+func (s *Server) unpause() {
+	s.e.State.PauseUntilMs, s.e.State.PauseWrites = 0, false
+	held := s.paused
+	s.paused = nil
+	for _, c := range held {
+		c.waiting = false
+		c.resume()
+	}
+}
+
+// clientsCron closes idle clients and gives unused buffers back; each run
+// looks at a part of them, so that all are seen about once a second.
+func (s *Server) clientsCron(now time.Time) {
+	if len(s.cron.walk) == 0 {
+		for _, c := range s.conns {
+			s.cron.walk = append(s.cron.walk, c)
+		}
+	}
+	n := max(5, len(s.conns)/max(1, s.cfg.HZ))
+	for ; n > 0 && len(s.cron.walk) > 0; n-- {
+		last := len(s.cron.walk) - 1
+		c := s.cron.walk[last]
+		s.cron.walk[last] = nil
+		s.cron.walk = s.cron.walk[:last]
+		if !c.closed {
+			s.clientCron(c, now)
+		}
+	}
+}
+
+func (s *Server) clientCron(c *conn, _ time.Time) {
+	cl := c.cl
+	idle := s.e.NowMs - cl.LastMs
+	if t := s.cfg.Timeout; t > 0 && idle > int64(t)*1000 && !cl.Has(command.FlagReplica|command.FlagMaster|command.FlagBlocked) {
+		if ch, pat, sh := cl.Subs(); ch+pat+sh == 0 {
+			s.log.Verbose("Closing idle client")
+			c.closeLater(false)
+			return
+		}
+	}
+	if c.outPending > 0 {
+		c.checkOutputLimit()
+		if c.closeWhen == closeNow {
+			c.closeLater(false)
+		}
+	}
+	if idle > 2000 && len(cl.Buf) == 0 && cap(cl.Buf) > 1024 && !c.queued {
+		cl.Buf = nil
+	}
+}

@@ -1,0 +1,616 @@
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"holdfast/internal/journal"
+	"holdfast/internal/redis/command"
+	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/keyspace"
+	"holdfast/internal/redis/rdb"
+	"holdfast/internal/redis/resp"
+)
+
+// journalDir is the journal's directory below dir.
+const journalDir = "journal"
+
+// persistence is the state of journal, checkpoints and dump.rdb. Under the
+// engine's lock but for the atomics; stream is set before anybody serves and
+// changed only while all loops wait for the lock.
+type persistence struct {
+	stream     journal.Stream
+	journal    *journal.Journal // stream, when it is on disk; else nil
+	always     atomic.Bool
+	running    atomic.Bool // a snapshot runs
+	job        *snapshotJob
+	journalErr error
+	nextReopen time.Time
+
+	lastSave           time.Time // of dump.rdb
+	lastSaveTry        time.Time
+	lastSaveFailed     bool
+	lastBgsaveSec      int64
+	saves              int64
+	bgsaveScheduled    bool
+	ckptScheduled      bool
+	ckptBase           int64 // journal bytes when the last checkpoint was made
+	ckptSize           int64 // of the last checkpoint
+	lastCkptSec        int64
+	lastCkptFailed     bool
+	ckpts              int64
+	loadedKeys         int64
+	expiredKeys        int64
+	loadStart          time.Time
+	loadTotal          int64
+	loadDone           atomic.Int64
+	savedDirty         int64
+	checkpointFailures int
+}
+
+// streamDB is the database that the stream is at. The engine's lock is held.
+func (s *Server) streamDB() int { return s.e.StreamDB() }
+
+// loadData is start-up, which is recovery: it opens the journal, or imports
+// what Redis left, and leaves the data in memory and a stream to append to.
+func (s *Server) loadData() error {
+	s.persist.always.Store(s.cfg.AppendFsync == config.FsyncAlways)
+	s.e.State.Loading = true
+	s.persist.loadStart = time.Now()
+	defer func() { s.e.State.Loading = false }()
+	var err error
+	if s.cfg.AppendOnly {
+		err = s.loadJournal()
+	} else {
+		err = s.loadDump()
+	}
+	if err != nil {
+		return err
+	}
+	s.e.Dirty = 0
+	s.persist.lastSave = time.Now()
+	return nil
+}
+
+func journalLevel(f config.AppendFsync) journal.Level {
+	switch f {
+	case config.FsyncAlways:
+		return journal.LevelAlways
+	case config.FsyncNo:
+		return journal.LevelNo
+	}
+	return journal.LevelEverySec
+}
+
+func (s *Server) journalPath() string { return s.fs.PathJoin(s.cfg.Dir, journalDir) }
+
+func (s *Server) openJournal() (*journal.Journal, journal.Recovery, error) {
+	return journal.Open(journal.Options{
+		FS: s.fs, Dir: s.journalPath(), SegmentSize: int64(s.cfg.JournalSegmentSize), PreZero: true,
+		Level: journalLevel(s.cfg.AppendFsync), MemoryWindow: int(min(s.cfg.ReplBacklogSize, 64<<20)),
+		RetainSize: max(int64(s.cfg.JournalRetainSize), s.cfg.ReplBacklogSize), RetainTime: time.Duration(s.cfg.JournalRetainTime) * time.Second,
+		Logf: s.log.Warning,
+	})
+}
+
+// loadJournal opens the journal and brings the data to its end.
+func (s *Server) loadJournal() error {
+	if err := s.fs.MkdirAll(s.journalPath(), 0o755); err != nil {
+		return fmt.Errorf("Can't create the journal's directory: %w", err)
+	}
+	j, rec, err := s.openJournal()
+	if err != nil {
+		return err
+	}
+	s.persist.journal, s.persist.stream = j, j
+	if rec.Fresh {
+		if err := s.importData(); err != nil {
+			return err
+		}
+		if err := s.firstGeneration(); err != nil {
+			return err
+		}
+	} else if err := s.replay(rec); err != nil {
+		return err
+	}
+	s.e.Stream = s
+	return nil
+}
+
+// replay loads the checkpoint and applies what the journal holds behind it.
+func (s *Server) replay(rec journal.Recovery) error {
+	if _, err := s.fs.Stat(s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename)); err == nil {
+		s.log.Notice("The journal is the newer word: %s is not loaded", s.cfg.DBFilename)
+	}
+	if rec.TornBytes > 0 {
+		s.log.Warning("The journal ends in a torn record, as after a power cut: %d bytes at %s:%d were never acknowledged and are left out",
+			rec.TornBytes, rec.TornFile, rec.TornOffset)
+	}
+	streamDB := -1
+	if rec.Checkpoint != "" {
+		facts, err := s.loadFile(s.fs.PathJoin(s.journalPath(), rec.Checkpoint), false)
+		if err != nil {
+			return fmt.Errorf("the checkpoint %s of the journal cannot be loaded: %w; see `holdfast check %s`", rec.Checkpoint, err, s.cfg.Dir)
+		}
+		streamDB = facts.streamDB
+	}
+	cl := s.replayClient()
+	if streamDB >= 0 && streamDB < s.ks.NumDB() {
+		cl.DB = s.ks.DB(streamDB)
+	}
+	n := 0
+	err := s.persist.journal.Replay(rec.CheckpointPos, func(r journal.Record) error {
+		if r.Type != journal.TypeStream {
+			return nil
+		}
+		n++
+		return s.applyPayload(cl, r.Payload)
+	})
+	if err != nil {
+		return fmt.Errorf("replaying the journal: %w", err)
+	}
+	s.e.Release(cl)
+	s.repl.restore(rec.HistoryIDs, rec.SecondEnd, rec.End)
+	if n > 0 || streamDB >= 0 {
+		s.e.SetStreamDB(cl.DB.Index())
+	}
+	s.log.Notice("DB loaded from journal: generation %d, %d records up to position %d, %.3f seconds", rec.Generation, n, rec.End, time.Since(s.persist.loadStart).Seconds())
+	return nil
+}
+
+// replayClient is the client as which records are applied: nothing expires, no
+// reply is kept, nothing is refused.
+func (s *Server) replayClient() *command.Client {
+	cl := s.e.NewClient(0)
+	cl.Flags |= command.FlagReplay
+	cl.Authenticated = true
+	return cl
+}
+
+// applyPayload executes the commands of a record.
+func (s *Server) applyPayload(cl *command.Client, b []byte) error {
+	p := resp.Parser{Trusted: true}
+	for len(b) > 0 {
+		n, err := p.Next(b)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return io.ErrUnexpectedEOF
+		}
+		if len(p.Args) > 0 {
+			s.e.Dispatch(cl, p.Args)
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// importData loads what Redis left in dir: its append-only files if there are
+// any, else dump.rdb.
+func (s *Server) importData() error {
+	aofDir := s.fs.PathJoin(s.cfg.Dir, s.cfg.AppendDirname)
+	manifest := s.fs.PathJoin(aofDir, s.cfg.AppendFilename+".manifest")
+	if _, err := s.fs.Stat(manifest); err == nil {
+		return s.importAOF(aofDir, manifest)
+	}
+	if old := s.fs.PathJoin(s.cfg.Dir, s.cfg.AppendFilename); s.isFile(old) {
+		return s.importAOFFile(old, s.replayClient())
+	}
+	return s.importDump()
+}
+
+func (s *Server) isFile(path string) bool {
+	st, err := s.fs.Stat(path)
+	return err == nil && !st.IsDir()
+}
+
+func (s *Server) importDump() error {
+	path := s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename)
+	if !s.isFile(path) {
+		return nil
+	}
+	facts, err := s.loadFile(path, !s.cfg.ReplicaOf.IsZero())
+	if err != nil {
+		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", err)
+	}
+	s.repl.restoreFromRDB(facts)
+	s.log.Notice("DB loaded from disk: %.3f seconds", time.Since(s.persist.loadStart).Seconds())
+	return nil
+}
+
+// loadDump is start-up without a journal.
+func (s *Server) loadDump() error {
+	if s.fs.PathJoin(s.cfg.Dir, "") != "" && s.isFile(s.fs.PathJoin(s.journalPath(), "manifest-a")) {
+		s.log.Warning("There is a journal in %s, but appendonly is no: it is not read. Start with --appendonly yes to use it.", s.journalPath())
+	}
+	if err := s.importDump(); err != nil {
+		return err
+	}
+	m := journal.NewMemory(int(s.cfg.ReplBacklogSize))
+	m.Reset(s.repl.startOffset())
+	s.persist.stream = m
+	s.e.Stream = s
+	return nil
+}
+
+// rdbFacts are the auxiliary fields of a snapshot that matter here.
+type rdbFacts struct {
+	replID     string
+	replOffset uint64
+	hasOffset  bool
+	streamDB   int
+}
+
+func (f *rdbFacts) aux(key, val []byte) error {
+	switch string(key) {
+	case "repl-id":
+		if len(val) == 40 {
+			f.replID = string(val)
+		}
+	case "repl-offset":
+		if n, err := strconv.ParseUint(string(val), 10, 64); err == nil {
+			f.replOffset, f.hasOffset = n, true
+		}
+	case "repl-stream-db":
+		if n, err := strconv.Atoi(string(val)); err == nil {
+			f.streamDB = n
+		}
+	}
+	return nil
+}
+
+// loadFile loads an RDB file into the keyspace. keepExpired: a replica's, whose
+// master will say what expires.
+func (s *Server) loadFile(path string, keepExpired bool) (rdbFacts, error) {
+	f, err := s.fs.Open(path, vfs.SequentialReadsOption)
+	if err != nil {
+		return rdbFacts{}, err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil {
+		s.persist.loadTotal = st.Size()
+	}
+	return s.loadRDB(f, keepExpired)
+}
+
+// loadRDB loads an RDB stream into the keyspace.
+func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
+	facts := rdbFacts{streamDB: -1}
+	l := &keyspace.Loader{KS: s.ks, DB: s.ks.DB(0), OnAux: facts.aux, OnOpaque: opaqueKey, OnFunc: functionCode}
+	if !keepExpired {
+		l.DropBeforeMs = time.Now().UnixMilli()
+	}
+	_, err := rdb.Load(r, l, rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
+	s.persist.loadedKeys, s.persist.expiredKeys = l.Loaded, l.Expired
+	return facts, err
+}
+
+func opaqueKey(key []byte) error {
+	return fmt.Errorf("key %q is a stream, a type that this server does not hold yet; delete it in Redis and save again", key)
+}
+
+func functionCode([]byte) error {
+	return fmt.Errorf("the file holds a function library, which this server cannot run yet; FUNCTION FLUSH in Redis and save again")
+}
+
+// importAOF imports the append-only directory of Redis 7.
+func (s *Server) importAOF(dir, manifest string) error {
+	b, err := s.readSmallFile(manifest)
+	if err != nil {
+		return err
+	}
+	cl := s.replayClient()
+	for _, line := range strings.Split(string(b), "\n") {
+		f := strings.Fields(line)
+		// "file NAME seq N type b|i|h": history files are of no interest.
+		if len(f) < 6 || f[0] != "file" || f[5] == "h" {
+			continue
+		}
+		if err := s.importAOFFile(s.fs.PathJoin(dir, f[1]), cl); err != nil {
+			return err
+		}
+	}
+	s.log.Notice("DB loaded from append only file: %.3f seconds", time.Since(s.persist.loadStart).Seconds())
+	return nil
+}
+
+func (s *Server) readSmallFile(path string) ([]byte, error) {
+	f, err := s.fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 1<<20))
+}
+
+// firstGeneration makes the journal's first generation, whose checkpoint is
+// what was imported.
+func (s *Server) firstGeneration() error {
+	g := journal.NewGeneration{HistoryIDs: s.repl.ids(), SecondEnd: s.repl.secondEnd(), Base: s.repl.startOffset()}
+	s.e.SetStreamDB(-1)
+	if s.keys() > 0 {
+		name, err := s.writeCheckpoint(g.Base)
+		if err != nil {
+			return fmt.Errorf("writing the first checkpoint: %w", err)
+		}
+		g.Checkpoint, g.CheckpointPos = name, g.Base
+	}
+	return s.persist.journal.BeginGeneration(g)
+}
+
+func (s *Server) keys() (n int) {
+	for i := range s.ks.NumDB() {
+		n += s.ks.DB(i).Len()
+	}
+	return n
+}
+
+func checkpointName(pos uint64) string {
+	return fmt.Sprintf("checkpoint-%020d-%d.rdb", pos, time.Now().UnixMicro())
+}
+
+// writeCheckpoint writes a checkpoint of the present moment, at once, for a
+// generation that begins at pos; the engine's lock is held or nobody serves.
+func (s *Server) writeCheckpoint(pos uint64) (string, error) {
+	name := checkpointName(pos)
+	t, err := newFileTarget(s.fs, s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
+	if err != nil {
+		return "", err
+	}
+	if s.persist.job != nil {
+		s.persist.job.cancel("superseded by a new generation of the journal")
+	}
+	j := s.startSnapshot("checkpoint", t, func(*snapshotJob, error) {})
+	return name, j.runToEnd()
+}
+
+// startCheckpoint begins a checkpoint of the running generation while serving.
+// The engine's lock is held.
+func (s *Server) startCheckpoint() error {
+	jr := s.persist.journal
+	s.persist.ckptScheduled = false
+	name := checkpointName(s.streamEnd())
+	t, err := newFileTarget(s.fs, s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
+	if err != nil {
+		s.persist.lastCkptFailed = true
+		return err
+	}
+	s.log.Notice("Background checkpoint started")
+	gen := jr.Manifest().Generation
+	bytes := jr.Stats().DiskBytes
+	s.startSnapshot("checkpoint", t, func(j *snapshotJob, err error) {
+		s.persist.lastCkptSec = int64(time.Since(j.began).Seconds())
+		if err == nil && jr.Manifest().Generation == gen && s.persist.journal == jr {
+			err = jr.CheckpointDone(name, j.pos)
+		}
+		s.persist.lastCkptFailed = err != nil
+		if err != nil {
+			s.log.Warning("Background checkpoint failed: %s", err)
+			return
+		}
+		s.persist.ckpts++
+		s.persist.ckptSize, s.persist.ckptBase = t.written, max(0, jr.Stats().DiskBytes-bytes)
+		s.log.Notice("Background checkpoint terminated with success: position %d, %d bytes", j.pos, t.written)
+	})
+	return nil
+}
+
+// startBgsave begins a snapshot into dump.rdb while serving. The engine's lock
+// is held.
+func (s *Server) startBgsave() error {
+	s.persist.bgsaveScheduled = false
+	s.persist.lastSaveTry = time.Now()
+	t, err := newFileTarget(s.fs, s.cfg.Dir, fmt.Sprintf("temp-%d.rdb", s.persist.saves), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
+	if err != nil {
+		s.saveFailed(err)
+		return err
+	}
+	s.log.Notice("Background saving started by pid %d", pid())
+	s.startSnapshot("dump", t, func(j *snapshotJob, err error) {
+		s.persist.lastBgsaveSec = int64(time.Since(j.began).Seconds())
+		if err != nil {
+			s.saveFailed(err)
+			return
+		}
+		s.log.Notice("DB saved on disk")
+		s.log.Notice("Background saving terminated with success")
+		s.saved(j)
+	})
+	return nil
+}
+
+func (s *Server) saveFailed(err error) {
+	s.persist.lastSaveFailed = true
+	s.log.Warning("Background saving error: %s", err)
+	s.updateDiskError()
+}
+
+func (s *Server) saved(j *snapshotJob) {
+	s.e.Dirty -= j.dirty
+	s.persist.lastSave = time.Now()
+	s.persist.lastSaveFailed = false
+	s.persist.saves++
+	s.updateDiskError()
+}
+
+// saveNow writes dump.rdb at once (SAVE, SHUTDOWN). The engine's lock is held.
+func (s *Server) saveNow() error {
+	if j := s.persist.job; j != nil {
+		j.cancel("superseded by SAVE")
+	}
+	t, err := newFileTarget(s.fs, s.cfg.Dir, fmt.Sprintf("temp-%d.rdb", pid()), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
+	if err != nil {
+		s.log.Warning("%s", err)
+		s.persist.lastSaveFailed = true
+		s.updateDiskError()
+		return err
+	}
+	j := s.startSnapshot("dump", t, func(*snapshotJob, error) {})
+	if err := j.runToEnd(); err != nil {
+		s.log.Warning("Write error saving DB on disk: %s", err)
+		s.persist.lastSaveFailed = true
+		s.updateDiskError()
+		return err
+	}
+	s.log.Notice("DB saved on disk")
+	s.saved(j)
+	return nil
+}
+
+// persistCron starts what is due: a scheduled or automatic snapshot; and tries
+// a failed journal again. The engine's lock is held.
+func (s *Server) persistCron(now time.Time) {
+	s.reopenJournal(now)
+	if s.persist.job != nil || s.e.State.Loading {
+		return
+	}
+	switch {
+	case s.persist.ckptScheduled && s.persist.journal != nil:
+		_ = s.startCheckpoint() // logged, and seen in INFO
+	case s.persist.bgsaveScheduled:
+		_ = s.startBgsave()
+	case s.saveDue(now):
+		_ = s.startBgsave()
+	case s.checkpointDue():
+		_ = s.startCheckpoint()
+	}
+}
+
+func (s *Server) saveDue(now time.Time) bool {
+	if s.persist.lastSaveFailed && now.Sub(s.persist.lastSaveTry) < 5*time.Second {
+		return false
+	}
+	for _, p := range s.cfg.SavePoints {
+		if s.e.Dirty >= int64(p.Changes) && now.Sub(s.persist.lastSave) > time.Duration(p.Seconds)*time.Second {
+			s.log.Notice("%d changes in %d seconds. Saving...", p.Changes, p.Seconds)
+			return true
+		}
+	}
+	return false
+}
+
+// checkpointDue: the journal has grown by auto-aof-rewrite-percentage of the
+// last checkpoint, and beyond auto-aof-rewrite-min-size.
+func (s *Server) checkpointDue() bool {
+	jr := s.persist.journal
+	if jr == nil || s.cfg.AutoAOFRewritePercentage == 0 || s.persist.journalErr != nil || !s.every(time.Second) {
+		return false
+	}
+	grown := jr.Stats().DiskBytes - s.persist.ckptBase
+	if grown < s.cfg.AutoAOFRewriteMinSize {
+		return false
+	}
+	return grown >= s.persist.ckptSize*int64(s.cfg.AutoAOFRewritePercentage)/100
+}
+
+// reopenJournal tries, once a second, to go on after the journal failed: a
+// disk that was full may have room again.
+func (s *Server) reopenJournal(now time.Time) {
+	jr := s.persist.journal
+	if jr == nil {
+		return
+	}
+	if s.persist.journalErr == nil {
+		if err := jr.Err(); err != nil {
+			s.journalFailed(err)
+		}
+		return
+	}
+	if now.Before(s.persist.nextReopen) {
+		return
+	}
+	s.persist.nextReopen = now.Add(time.Second)
+	if err := jr.Reopen(); err != nil {
+		return
+	}
+	s.persist.journalErr = nil
+	s.updateDiskError()
+	s.log.Warning("The journal can be written again, writes are accepted.")
+}
+
+// setAppendOnly switches the journal on or off while serving (CONFIG SET
+// appendonly). The engine's lock is held.
+func (s *Server) setAppendOnly(on bool) error {
+	if on == (s.persist.journal != nil) {
+		return nil
+	}
+	end := s.streamEnd()
+	if on {
+		return s.journalOn(end)
+	}
+	m := journal.NewMemory(int(s.cfg.ReplBacklogSize))
+	m.Reset(end)
+	old := s.persist.journal
+	s.switchStream(m, nil)
+	s.persist.journalErr = nil
+	s.updateDiskError()
+	return old.Close()
+}
+
+// journalOn begins a generation with a checkpoint of the present moment.
+func (s *Server) journalOn(end uint64) error {
+	if err := s.fs.MkdirAll(s.journalPath(), 0o755); err != nil {
+		return err
+	}
+	j, _, err := s.openJournal()
+	if err != nil {
+		return err
+	}
+	name, err := s.writeCheckpoint(end)
+	if err == nil {
+		err = j.BeginGeneration(journal.NewGeneration{HistoryIDs: s.repl.ids(), SecondEnd: s.repl.secondEnd(),
+			Base: end, Checkpoint: name, CheckpointPos: end})
+	}
+	if err == nil {
+		err = j.Start()
+	}
+	if err != nil {
+		_ = j.Close() // the error that matters is the first
+		return err
+	}
+	s.switchStream(j, j)
+	return nil
+}
+
+// switchStream puts another stream in place of the running one. Followers of
+// the old one begin anew. The engine's lock is held.
+func (s *Server) switchStream(st journal.Stream, j *journal.Journal) {
+	s.persist.stream, s.persist.journal = st, j
+	s.streamSwitched()
+}
+
+// newGeneration makes the present data the beginning of a new history, durably:
+// after a full resynchronisation, and by DEBUG CHANGE-REPL-ID. The engine's
+// lock is held.
+func (s *Server) newGeneration(base uint64, streamDB int) error {
+	s.e.SetStreamDB(streamDB)
+	if s.persist.journal == nil {
+		s.persist.stream.(*journal.Memory).Reset(base)
+		return nil
+	}
+	g := journal.NewGeneration{HistoryIDs: s.repl.ids(), SecondEnd: s.repl.secondEnd(), Base: base}
+	name, err := s.writeCheckpointAt(base)
+	if err != nil {
+		return err
+	}
+	g.Checkpoint, g.CheckpointPos = name, base
+	return s.persist.journal.BeginGeneration(g)
+}
+
+func (s *Server) writeCheckpointAt(pos uint64) (string, error) { return s.writeCheckpoint(pos) }
+
+// loadPreamble loads the RDB that an append-only file begins with and returns
+// what was read beyond its end.
+func (s *Server) loadPreamble(r io.Reader) (io.Reader, error) {
+	l := &keyspace.Loader{KS: s.ks, DB: s.ks.DB(0), OnOpaque: opaqueKey, OnFunc: functionCode}
+	res, err := rdb.Load(r, l, rdb.Options{SkipChecksum: !s.cfg.RDBChecksum})
+	return bytes.NewReader(bytes.Clone(res.Rest)), err
+}

@@ -1,0 +1,148 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+)
+
+func pid() int { return os.Getpid() }
+
+// start loads the data and opens the addresses.
+func (s *Server) start() error {
+	s.banner()
+	s.registerApply()
+	if err := s.listen(); err != nil {
+		return err
+	}
+	s.log.Notice("Server initialized")
+	s.e.Lock()
+	err := s.loadData()
+	s.e.Unlock()
+	if err != nil {
+		return err
+	}
+	s.e.Lock()
+	err = s.startReplication()
+	s.e.Unlock()
+	if err != nil {
+		return err
+	}
+	if j := s.persist.journal; j != nil {
+		if err := j.Start(); err != nil {
+			return fmt.Errorf("the journal cannot be continued: %w", err)
+		}
+	}
+	s.streamSwitched()
+	return nil
+}
+
+func (s *Server) banner() {
+	s.log.Warning("oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo")
+	s.log.Warning("Redis version=%s, bits=64, commit=00000000, modified=0, pid=%d, just started (holdfast)", Version, pid())
+	if s.cfg.File == "" && len(s.args) <= 2 {
+		s.log.Warning("Warning: no config file specified, using the default config. In order to specify a config file use %s /path/to/redis.conf", strings.Join(s.args[:min(len(s.args), 2)], " "))
+	} else {
+		s.log.Warning("Configuration loaded")
+	}
+	mode := "standalone"
+	if s.cfg.ClusterEnabled {
+		mode = "cluster"
+	}
+	s.log.Notice("Running mode=%s, port=%d.", mode, s.cfg.Port)
+}
+
+// loopCount is how many loops serve: io-loops, or one up to three processors
+// and half of them above.
+func (s *Server) loopCount() int {
+	if n := s.cfg.IOLoops; n > 0 {
+		return n
+	}
+	if n := runtime.NumCPU(); n > 3 {
+		return min(n/2, 8)
+	}
+	return 1
+}
+
+// startLoops serves; the function that it returns ends the loops and waits.
+func (s *Server) startLoops() func() {
+	var wg sync.WaitGroup
+	for i := range s.loopCount() {
+		l, err := newLoop(s, i)
+		if err != nil {
+			s.log.Warning("Failed creating the event loop. Error message: '%s'", err)
+			s.exit(1)
+			return func() {}
+		}
+		s.loops = append(s.loops, l)
+	}
+	first := s.loops[0]
+	var addrs []net.Addr
+	for _, ln := range s.listeners {
+		first.accept[ln.fd] = ln
+		if err := first.add(ln.fd, 1 /* EPOLLIN */); err != nil {
+			s.log.Warning("Unrecoverable error creating accept handler: %s", err)
+			s.exit(1)
+		}
+		addrs = append(addrs, ln.ln.Addr())
+	}
+	for _, l := range s.loops {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			l.run()
+		}()
+	}
+	for _, ln := range s.listeners {
+		if ln.unix {
+			s.log.Notice("The server is now ready to accept connections at %s", ln.where)
+		}
+	}
+	if s.cfg.Port != 0 || s.cfg.TLSPort != 0 {
+		s.log.Notice("Ready to accept connections")
+	}
+	if s.ready != nil {
+		s.ready(addrs)
+	}
+	return func() {
+		s.e.Lock()
+		for _, l := range s.loops {
+			l.quit = true
+			l.awake = true
+			l.signal()
+		}
+		s.e.Unlock()
+		wg.Wait()
+	}
+}
+
+// stop ends what Run started, in the reverse order.
+func (s *Server) stop() {
+	s.closeListeners()
+	s.e.Lock()
+	for _, c := range s.conns {
+		if c.net != nil {
+			s.forget(c)
+			go c.driver.drop(c)
+		}
+	}
+	s.stopReplication()
+	if j := s.persist.job; j != nil {
+		j.cancel("the server stops")
+	}
+	s.e.Unlock()
+	s.gateways.Wait()
+	if s.persist.stream != nil {
+		if err := s.persist.stream.Close(); err != nil {
+			s.log.Warning("Closing the journal: %s", err)
+			s.exitCode = max(s.exitCode, 1)
+		}
+	}
+	if s.cfg.UnixSocket != "" {
+		_ = os.Remove(s.cfg.UnixSocket)
+	}
+	s.log.Warning("Redis is now ready to exit, bye bye...")
+}
