@@ -1,0 +1,23 @@
+// Package sim runs the Sentinel core in a simulated world: virtual time, a
+// seeded random network, data servers that answer like Redis, and faults
+// (loss of connections, delay, one-way partitions, pauses, crashes, restarts
+// with nothing but what was persisted). It decides nothing about Redis; it
+// shows whether what the core decides keeps the global promises:
+//
+//	one leader       at most one Sentinel is elected in an epoch
+//	one vote         a Sentinel votes once in an epoch, also over restarts
+//	epochs rise      the configuration epoch of a Sentinel never falls
+//	one master       an epoch of a configuration names one address, everywhere
+//	fit replica      no replica of priority 0, or long without its master, and
+//	                 none behind another known to be better, is promoted
+//	agreement        once faults stop, all Sentinels and all servers agree on
+//	                 one master, within a bound of virtual time
+//
+// A run is a function of its seed:
+//
+//	res := sim.Run(sim.Options{Seed: 42})
+//	for _, v := range res.Violations { ... }
+//
+// Connections are like TCP: in order, nothing lost while they last; what a
+// partition holds back arrives when it heals, unless the connection was reset.
+package sim
