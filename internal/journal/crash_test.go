@@ -15,13 +15,13 @@ var crashScripts = []struct {
 	level        Level
 }{
 	{"every record synced", "asvasvasvasvasvpasvasvasv", LevelAlways},
+	{"checkpoints and trimming", "asasasasascasasasaspasascafafafafafc", LevelAlways},
 	{"several records per sync", "afafafsvaafafsvafafafafs", LevelAlways},
 	{"segments roll without a sync", "afafafafafafafafafafs", LevelEverySec},
 	{"segments prepared in advance", "psafpafpafpafpafpafafpafpafs", LevelEverySec},
 	{"followers wait for the sync", "afvafvsafvafvafvs", LevelAlways},
 	{"marks", "afsmafmmafsmkafmaf", LevelEverySec},
 	{"restarts", "afafkafafxafsafkafafkafs", LevelEverySec},
-	{"checkpoints and trimming", "asasasasascasasasaspasascafafafafafc", LevelAlways},
 	{"generations", "asafgafsafgvaschafgafs", LevelAlways},
 	{"histories and epochs", "ashasheafhafefsxh", LevelAlways},
 	{"never synced", "afafafmafafmafafp", LevelNo},

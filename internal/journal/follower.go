@@ -120,6 +120,9 @@ type cursor struct {
 	sum   uint32 // checksum over them
 	buf   []byte
 	at    int64
+
+	scratch [frameHeader]byte // headers and tails: on the heap once, not per record
+	skip    []byte            // what a follower that starts inside a record reads and drops
 }
 
 // readFile reads at least one byte at f.pos from the segments. It is called only
@@ -206,11 +209,11 @@ func (f *Follower) openCursor() error {
 // the segment holds no such record.
 func (c *cursor) openRecord(pos uint64) error {
 	for c.off < c.limit {
-		var b [frameHeader]byte
-		if err := c.readAt(b[:], c.off); err != nil {
+		b := c.scratch[:]
+		if err := c.readAt(b, c.off); err != nil {
 			return err
 		}
-		h, ok := parseHeader(b[:], c.seg.seed)
+		h, ok := parseHeader(b, c.seg.seed)
 		if !ok || c.off+h.size() > c.limit {
 			c.buf = c.buf[:0] // read it again from the disk next time
 			return &CorruptError{File: c.seg.name, Offset: c.off, Pos: pos, Reason: "header checksum does not match"}
@@ -231,9 +234,12 @@ func (c *cursor) openRecord(pos uint64) error {
 func (c *cursor) payload(buf []byte, pos uint64) (int, error) {
 	body := c.off + frameHeader
 	for skip := int64(pos-c.h.pos) - c.done; skip > 0; skip = int64(pos-c.h.pos) - c.done {
-		var drop [4096]byte
-		b := drop[:min(skip, int64(len(drop)))]
-		if err := c.take(b, body); err != nil {
+		drop := c.skip
+		if drop == nil {
+			drop = make([]byte, 4096)
+			c.skip = drop
+		}
+		if err := c.take(drop[:min(skip, int64(len(drop)))], body); err != nil {
 			return 0, err
 		}
 	}
@@ -244,8 +250,7 @@ func (c *cursor) payload(buf []byte, pos uint64) (int, error) {
 	if c.done < int64(c.h.length) {
 		return len(b), nil
 	}
-	var tail [8 + frameTail]byte
-	t := tail[:c.h.size()-frameHeader-int64(c.h.length)]
+	t := c.scratch[:c.h.size()-frameHeader-int64(c.h.length)]
 	if err := c.readAt(t, body+c.done); err != nil {
 		return 0, err
 	}

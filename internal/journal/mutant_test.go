@@ -14,6 +14,12 @@ var proofs = []struct {
 	name string
 	run  func(Options) error
 }{
+	{"damage", damageProof},
+	{"failed sync at every place", func(opts Options) error {
+		opts.Level = LevelAlways
+		_, err := everyFault(vfstest.SyncLost, false, opts, runFault)
+		return err
+	}},
 	{"power cuts", func(opts Options) error {
 		for _, s := range crashScripts {
 			for _, zero := range []bool{false, true} {
@@ -25,12 +31,6 @@ var proofs = []struct {
 		}
 		return nil
 	}},
-	{"failed sync at every place", func(opts Options) error {
-		opts.Level = LevelAlways
-		_, err := everyFault(vfstest.SyncLost, false, opts, runFault)
-		return err
-	}},
-	{"damage", damageProof},
 }
 
 func TestEveryMutantIsCaught(t *testing.T) {
