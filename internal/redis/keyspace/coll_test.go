@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"holdfast/internal/redis/intset"
 	"holdfast/internal/redis/listpack"
 	"holdfast/internal/redis/rdb"
 )
@@ -30,7 +31,7 @@ func newCollSpace(t tester) *Keyspace {
 	lim.HashMaxListpackEntries, lim.HashMaxListpackValue = 16, 24
 	lim.SetMaxIntsetEntries = 16
 	lim.ZsetMaxListpackEntries, lim.ZsetMaxListpackValue = 16, 24
-	ks, err := New(Options{Databases: 1, Reserve: 1 << 32, Limits: lim})
+	ks, err := New(Options{Databases: 1, Reserve: 1 << 30, Limits: lim})
 	if err != nil {
 		t.Fatalf("New: %v", err)
 	}
@@ -1008,5 +1009,100 @@ func TestLazyFreeGoesBySteps(t *testing.T) {
 			t.Errorf("%v: freed in %d steps", typ, steps)
 		}
 		finish(t, ks, string(testKey))
+	}
+}
+
+// With high limits a blob outgrows 64 KiB (long entries) and the slabs.
+func TestSmallFormsMayBeBig(t *testing.T) {
+	ks := newCollSpace(t)
+	ks.limits.HashMaxListpackEntries = 1 << 20
+	db := ks.DB(0)
+	h := db.NewHash(testKey)
+	const n = 3000
+	for i := range n {
+		h.Set(fmt.Appendf(nil, "field%d", i), fmt.Appendf(nil, "value%019d", i))
+	}
+	db.SetExpire(testKey, 1<<40)
+	h = db.Hash(handle(t, db))
+	if h.big != nil || h.Len() != n || len(h.blob()) < 1<<16 {
+		t.Fatalf("%d fields, large %v", h.Len(), h.big != nil)
+	}
+	for i := range n {
+		if v, ok := h.Get(fmt.Appendf(nil, "field%d", i)); !ok || string(v) != fmt.Sprintf("value%019d", i) {
+			t.Fatalf("field %d is %q", i, v)
+		}
+		if i%100 == 0 {
+			h.Set(fmt.Appendf(nil, "field%d", i), []byte("short"))
+			h.Set(fmt.Appendf(nil, "field%d", i), fmt.Appendf(nil, "value%019d", i))
+		}
+	}
+	for i := range n {
+		h.Del(fmt.Appendf(nil, "field%d", i))
+	}
+	if h.Len() != 0 {
+		t.Fatalf("%d fields remain", h.Len())
+	}
+	finish(t, ks, string(testKey))
+}
+
+// FuzzForeignBlob: what passed the deep validation of its format may be used
+// without harm, whatever it holds.
+func FuzzForeignBlob(f *testing.F) {
+	f.Add(byte(TypeHash), listpack.Append(listpack.Append(listpack.New(0), []byte("f")), []byte("v")))
+	f.Add(byte(TypeZSet), listpack.Append(listpack.Append(listpack.New(0), []byte("m")), []byte("1.5")))
+	f.Add(byte(TypeList), listpack.Append(listpack.New(0), []byte("123")))
+	f.Add(byte(TypeSet), []byte{2, 0, 0, 0, 1, 0, 0, 0, 7, 0})
+	f.Fuzz(func(t *testing.T, typ byte, blob []byte) {
+		ks := newCollSpace(t)
+		db := ks.DB(0)
+		m := []byte("f")
+		switch Type(typ) {
+		case TypeHash, TypeZSet, TypeList:
+			if listpack.Validate(blob, true) != nil || listpack.Len(blob) == 0 || Type(typ) != TypeList && listpack.Len(blob)%2 != 0 {
+				return
+			}
+			r := db.applyLimits(db.newBlob(testKey, Type(typ), formBlob, blob))
+			useBlob(db, r, m)
+		case TypeSet:
+			if intset.Validate(blob, false) != nil {
+				return
+			}
+			r := db.applyLimits(db.newBlob(testKey, TypeSet, formIntset, blob))
+			s := db.Set(r)
+			s.Add(m)
+			s.Remove([]byte("7"))
+			s.Remove(m)
+		}
+		finish(t, ks, string(testKey))
+	})
+}
+
+// useBlob changes a collection in every way that looks at its elements.
+func useBlob(db *DB, r Ref, m []byte) {
+	switch r.Type() {
+	case TypeHash:
+		h := db.Hash(r)
+		h.Set(m, m)
+		h.Del(m)
+		for i := range 20 {
+			h.Set(fmt.Appendf(nil, "%d", i), m)
+		}
+	case TypeZSet:
+		z := db.ZSet(r)
+		z.Set(m, 1.5)
+		z.Rank(m)
+		z.CountLess(2, true)
+		z.RemoveRangeByRank(1, 2)
+		for i := range 20 {
+			z.Set(fmt.Appendf(nil, "%d", i), float64(i))
+		}
+		z.Remove(m)
+		z.RemoveRangeByRank(0, z.Len())
+	case TypeList:
+		l := db.List(r)
+		l.SetAt(-1, m)
+		l.InsertAt(l.Len()/2, bytes.Repeat(m, 3000))
+		l.RemoveMatching(m, 0)
+		l.RemoveRange(0, l.Len()/2)
 	}
 }

@@ -153,9 +153,9 @@ func (p *pair) word() []byte {
 
 func rounds() int {
 	if testing.Short() {
-		return 20
+		return 10
 	}
-	return 150
+	return 60
 }
 
 // each runs f on a fresh key, many times.
