@@ -15,7 +15,7 @@ import (
 
 var bitmapCommands = []Spec{
 	{Name: "bitcount", Arity: -2, Flags: ReadOnly, Cat: CatBitmap, Keys: []KeySpec{Key(KeyRO|KeyAccess, 1, 1, 1)}, Run: cmdBitcount},
-	{Name: "bitfield", Arity: -2, Flags: Write | DenyOOM, Cat: CatBitmap, Keys: []KeySpec{{Flags: KeyRW | KeyAccess | KeyUpdate | KeyVariable, Begin: 1, Last: 0, Step: 1, Notes: "This command allows both access and modification of the key"}}, Run: cmdBitfield},
+	{Name: "bitfield", Arity: -2, Flags: Write | DenyOOM, Cat: CatBitmap, Keys: []KeySpec{{Flags: KeyRW | KeyAccess | KeyUpdate | KeyVariable, Begin: 1, Last: 0, Step: 1, Notes: "This command allows both access and modification of the key"}}, Run: cmdBitfield, GetKeys: bitfieldKeys},
 	{Name: "bitfield_ro", Arity: -2, Flags: ReadOnly | Fast, Cat: CatBitmap, Keys: []KeySpec{Key(KeyRO|KeyAccess, 1, 1, 1)}, Run: cmdBitfieldRo},
 	{Name: "bitop", Arity: -4, Flags: Write | DenyOOM, Cat: CatBitmap, Keys: []KeySpec{Key(KeyOW|KeyUpdate, 2, 2, 1), Key(KeyRO|KeyAccess, 3, -1, 1)}, Run: cmdBitop},
 	{Name: "bitpos", Arity: -3, Flags: ReadOnly, Cat: CatBitmap, Keys: []KeySpec{Key(KeyRO|KeyAccess, 1, 1, 1)}, Run: cmdBitpos},
@@ -677,4 +677,21 @@ func cmdSetbit(c *Ctx) {
 		c.Changed(NotifyString, "setbit", key)
 	}
 	c.Int(int64(old))
+}
+
+// bitfieldKeys finds the key of BITFIELD, which is written unless all there is
+// are GETs.
+func bitfieldKeys(args [][]byte) []KeyRef {
+	for i := 2; i < len(args); i++ {
+		rest := len(args) - i - 1
+		switch {
+		case EqualFold(args[i], "get") && rest >= 2:
+			i += 2
+		case EqualFold(args[i], "overflow") && rest >= 1:
+			i++
+		default:
+			return keyReadWritten
+		}
+	}
+	return keyRead
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"strconv"
@@ -164,13 +165,20 @@ func ParseFloat(b []byte) (float64, bool) {
 		if hex, ok := hexFloat(s); ok {
 			return hex, true
 		}
-		// Underflow to zero is fine for strtod's callers only when it is exact.
 		return 0, false
 	}
-	if math.IsNaN(f) {
-		return 0, false
+	if math.IsNaN(f) || f == 0 && !isZero(b) {
+		return 0, false // no number, or one that is too small
 	}
 	return f, true
+}
+
+// isZero reports whether the digits of a number, up to its exponent, are zeros.
+func isZero(b []byte) bool {
+	if i := bytes.IndexAny(b, "eEpP"); i >= 0 {
+		b = b[:i]
+	}
+	return !bytes.ContainsAny(b, "123456789")
 }
 
 // hexFloat reads a hexadecimal number without exponent, which strtod takes and

@@ -272,6 +272,13 @@ func (e *Engine) call(c *Ctx) {
 	e.NowUs += us
 	e.NowMs = e.NowUs / 1000
 	e.count(c, end-start)
+	if e.Cfg.LatencyMonitorThreshold > 0 {
+		event := "command"
+		if s.Is(Fast) {
+			event = "fast-command"
+		}
+		e.SampleLatency(event, us)
+	}
 	if c.Client.block == nil || c.Client.Has(FlagDenyBlocking) {
 		e.slow(c, us)
 	}

@@ -85,7 +85,7 @@ func cmdRestore(c *Ctx) {
 		c.Err("ERR Invalid TTL value, must be >= 0")
 		return
 	}
-	if rdb.VerifyDump(payload, false) != nil {
+	if rdb.VerifyDump(payload, c.E.SkipChecksum) != nil {
 		c.Err("ERR DUMP payload version or checksum are wrong")
 		return
 	}

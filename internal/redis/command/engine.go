@@ -55,9 +55,14 @@ type Engine struct {
 	// Dirty counts changes since the last save.
 	Dirty int64
 
-	State State // what the dispatch checklist asks, set by the shell
-	Stat  Counters
-	Slow  Slowlog
+	State   State // what the dispatch checklist asks, set by the shell
+	Stat    Counters
+	Slow    Slowlog
+	Latency LatencyMonitor
+
+	// SkipChecksum lets RESTORE and loading accept a wrong checksum (DEBUG
+	// SET-SKIP-CHECKSUM-VALIDATION).
+	SkipChecksum bool
 
 	ctx       Ctx
 	inExec    bool // inside EXEC or a script: units end with it

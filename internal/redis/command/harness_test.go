@@ -45,10 +45,7 @@ type testEngine struct {
 }
 
 // testFamilies are the commands of a test engine.
-func testFamilies() [][]Spec {
-	return [][]Spec{stringCommands, bitmapCommands, hashCommands, setCommands, keysCommands, scanCommands,
-		sortCommands, dumpCommands, objectCommands, transactionCommands, pubsubCommands, selectForTest}
-}
+func testFamilies() [][]Spec { return append(DataFamilies(), selectForTest) }
 
 // selectForTest is what the tests need of the connection family.
 var selectForTest = []Spec{{Name: "select", Arity: 2, Flags: Loading | Stale | Fast, Cat: CatConnection, Run: func(c *Ctx) {
@@ -58,11 +55,14 @@ var selectForTest = []Spec{{Name: "select", Arity: 2, Flags: Loading | Stale | F
 	}
 }}}
 
+// testLimits are the limits of the keyspace of a test engine; nil: the defaults.
+var testLimits *keyspace.Limits
+
 // newTestEngine makes an engine with the given seed for random choices, whose
 // time stands at a fixed moment.
 func newTestEngine(t testing.TB, seed uint64) *testEngine {
 	t.Helper()
-	ks, err := keyspace.New(keyspace.Options{Reserve: 1 << 30})
+	ks, err := keyspace.New(keyspace.Options{Reserve: 1 << 30, Limits: testLimits})
 	if err != nil {
 		t.Fatal(err)
 	}

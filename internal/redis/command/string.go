@@ -25,7 +25,7 @@ var stringCommands = []Spec{
 	{Name: "mset", Arity: -3, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{Key(KeyOW|KeyUpdate, 1, -1, 2)}, Tips: []string{"request_policy:multi_shard", "response_policy:all_succeeded"}, Run: cmdMset},
 	{Name: "msetnx", Arity: -3, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{Key(KeyOW|KeyInsert, 1, -1, 2)}, Tips: []string{"request_policy:multi_shard", "response_policy:agg_min"}, Run: cmdMsetnx},
 	{Name: "psetex", Arity: 4, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{Key(KeyOW|KeyUpdate, 1, 1, 1)}, Run: cmdPsetex},
-	{Name: "set", Arity: -3, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{{Flags: KeyRW | KeyAccess | KeyUpdate | KeyVariable, Begin: 1, Last: 0, Step: 1, Notes: "RW and ACCESS due to the optional `GET` argument"}}, Run: cmdSet},
+	{Name: "set", Arity: -3, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{{Flags: KeyRW | KeyAccess | KeyUpdate | KeyVariable, Begin: 1, Last: 0, Step: 1, Notes: "RW and ACCESS due to the optional `GET` argument"}}, Run: cmdSet, GetKeys: setKeys},
 	{Name: "setex", Arity: 4, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{Key(KeyOW|KeyUpdate, 1, 1, 1)}, Run: cmdSetex},
 	{Name: "setnx", Arity: 3, Flags: Write | DenyOOM | Fast, Cat: CatString, Keys: []KeySpec{Key(KeyOW|KeyInsert, 1, 1, 1)}, Run: cmdSetnx},
 	{Name: "setrange", Arity: 4, Flags: Write | DenyOOM, Cat: CatString, Keys: []KeySpec{Key(KeyRW|KeyUpdate, 1, 1, 1)}, Run: cmdSetrange},
@@ -597,3 +597,19 @@ func cmdStrlen(c *Ctx) {
 }
 
 func cmdSubstr(c *Ctx) { cmdGetrange(c) }
+
+var (
+	keyOverwritten = []KeyRef{{1, KeyOW | KeyUpdate}}
+	keyRead        = []KeyRef{{1, KeyRO | KeyAccess}}
+	keyReadWritten = []KeyRef{{1, KeyRW | KeyAccess | KeyUpdate}}
+)
+
+// setKeys finds the key of SET, which is read only for the sake of GET.
+func setKeys(args [][]byte) []KeyRef {
+	for _, a := range args[min(3, len(args)):] {
+		if EqualFold(a, "get") {
+			return keyReadWritten
+		}
+	}
+	return keyOverwritten
+}

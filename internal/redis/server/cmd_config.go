@@ -74,7 +74,7 @@ func (s *Server) resetStats() {
 	s.e.ResetStats()
 	s.ks.ResetLazyFreed()
 	st := &s.stat
-	st.accepted, st.rejected, st.queryBufferClosed, st.outputClosed, st.clientsEvicted = 0, 0, 0, 0, 0
+	st.accepted, st.rejected, st.queryBufferClosed, st.outputClosed = 0, 0, 0, 0
 	st.inBytes.Store(0)
 	st.outBytes.Store(0)
 	st.replInBytes.Store(0)
@@ -85,7 +85,7 @@ func (s *Server) resetStats() {
 		*m = sampler{}
 	}
 	s.persist.saves, s.persist.ckpts, s.persist.checkpointFailures = 0, 0, 0
-	s.resetReplicationStats()
+	s.repl.fullSyncs, s.repl.partialOK, s.repl.partialErr = 0, 0, 0
 }
 
 func (s *Server) cmdConfigRewrite(c *command.Ctx) {

@@ -25,10 +25,29 @@ func (s *Server) streamEnd() uint64 {
 	return s.persist.stream.End()
 }
 
-// commitStream makes everything below pos as durable as appendfsync promises.
-func (s *Server) commitStream(pos uint64) error {
-	st := s.persist.stream
-	if st == nil {
+// commitPoint is a position of a stream: what a tick's replies rest on.
+type commitPoint struct {
+	stream journal.Stream
+	pos    uint64
+}
+
+// commitPoint is the point behind everything executed so far. The engine's
+// lock is held.
+func (s *Server) commitPoint() commitPoint { return commitPoint{s.persist.stream, s.streamEnd()} }
+
+// unsynced reports whether something was executed that is not on the disk yet.
+func (s *Server) unsynced() bool {
+	s.e.Lock()
+	at := s.commitPoint()
+	s.e.Unlock()
+	return at.stream != nil && at.stream.Synced() < at.pos
+}
+
+// commitStream makes everything below the point as durable as appendfsync
+// promises.
+func (s *Server) commitStream(at commitPoint) error {
+	st, pos := at.stream, at.pos
+	if st == nil { // the data is still being loaded
 		return nil
 	}
 	if st.Flushed() < pos {

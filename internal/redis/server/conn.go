@@ -53,10 +53,11 @@ type conn struct {
 	cmdBytes   int64
 	closeCause string
 
-	replica *replicaLink // set on a replica's connection
-	master  bool
-	want    bool // EPOLLOUT is on
-	gone    bool // dropped by its driver
+	handshake *replicaLink // what REPLCONF has said
+	replica   *replicaLink // set on a replica's connection
+	master    bool
+	want      bool // EPOLLOUT is on
+	gone      bool // dropped by its driver
 }
 
 type closeWhen uint8

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"runtime"
 	"time"
 
 	"holdfast/internal/redis/command"
@@ -9,11 +8,14 @@ import (
 
 // cronState is what the timer remembers between two runs. Under the engine's lock.
 type cronState struct {
-	ticks      int64
-	peakMemory int64
-	rss        int64
-	lastRSS    time.Time
-	walk       []*conn // connections still to be looked at in this round
+	ticks       int64
+	peakMemory  int64
+	rss         int64
+	connMemory  int64 // of all connections, as of the last second
+	startMemory int64
+	paused      bool // DEBUG PAUSE-CRON
+	lastRSS     time.Time
+	walk        []*conn // connections still to be looked at in this round
 }
 
 // sampler averages a counter's growth per second over the last 16 samples.
@@ -51,7 +53,9 @@ func (s *Server) cronLoop() {
 			return
 		case <-timer.C:
 		}
-		timer.Reset(s.runCron())
+		next := s.runCron()
+		s.flushStream()
+		timer.Reset(next)
 	}
 }
 
@@ -63,6 +67,9 @@ func (s *Server) runCron() time.Duration {
 	now := time.Now()
 	e.BeginBatch(now.UnixMicro())
 	period := time.Second / time.Duration(max(1, s.cfg.HZ))
+	if s.cron.paused {
+		return period
+	}
 	s.cron.ticks++
 
 	e.CheckTimeouts()
@@ -74,6 +81,7 @@ func (s *Server) runCron() time.Duration {
 	e.ActiveExpire(int64(period) / 4)
 	e.EvictStep()
 	s.clientsCron(now)
+	s.evictClients()
 	if s.every(100 * time.Millisecond) {
 		s.trackRates()
 	}
@@ -112,19 +120,35 @@ func (s *Server) trackRates() {
 
 func (s *Server) secondCron(time.Time) {
 	s.cron.rss = readRSS()
-	var pending int64
+	s.e.SetExtraMemory(s.measureConns().counted)
+}
+
+// connMemory is what connections take, in bytes.
+type connMemory struct {
+	normal, replicas    int64
+	counted             int64 // output of clients, which counts for maxmemory
+	maxInput, maxOutput int64
+}
+
+// measureConns looks at all connections. The engine's lock is held.
+func (s *Server) measureConns() (m connMemory) {
 	for _, c := range s.conns {
-		pending += c.outPending
+		n := c.memory()
+		m.maxInput = max(m.maxInput, c.inPending)
+		m.maxOutput = max(m.maxOutput, c.outPending+int64(len(c.cl.Buf)))
+		if c.cl.Has(command.FlagReplica) && !c.cl.Has(command.FlagMonitor) {
+			m.replicas += n
+			continue
+		}
+		m.normal += n
+		m.counted += c.outPending
 	}
-	s.e.SetExtraMemory(pending)
+	s.cron.connMemory = m.normal + m.replicas
+	return m
 }
 
 // usedMemory is INFO's used_memory: the data, and what connections hold.
-func (s *Server) usedMemory() int64 {
-	var m runtime.MemStats
-	_ = m // the heap is not read here: ReadMemStats stops the world
-	return s.ks.UsedMemory()
-}
+func (s *Server) usedMemory() int64 { return s.ks.UsedMemory() + s.cron.connMemory }
 
 // endPause lets the clients go on that CLIENT PAUSE held, once it is over.
 func (s *Server) endPause() {
@@ -182,5 +206,50 @@ func (s *Server) clientCron(c *conn, _ time.Time) {
 	}
 	if idle > 2000 && len(cl.Buf) == 0 && cap(cl.Buf) > 1024 && !c.queued {
 		cl.Buf = nil
+	}
+}
+
+// clientMemoryLimit is maxmemory-clients in bytes, 0 for none.
+func (s *Server) clientMemoryLimit() int64 {
+	n := s.cfg.MaxMemoryClients
+	if n < 0 {
+		return int64(float64(s.cfg.MaxMemory) * float64(-n) / 100)
+	}
+	return n
+}
+
+// evictable: replicas, masters, monitors and clients that asked for it are spared.
+func (c *conn) evictable() bool {
+	return !c.closed && c.closeWhen != closeNow &&
+		!c.cl.Has(command.FlagReplica|command.FlagMaster|command.FlagMonitor|command.FlagNoEvict)
+}
+
+// evictClients closes the largest clients while all together exceed
+// maxmemory-clients. The engine's lock is held.
+func (s *Server) evictClients() {
+	limit := s.clientMemoryLimit()
+	if limit == 0 {
+		return
+	}
+	var total int64
+	for _, c := range s.conns {
+		if c.evictable() {
+			total += c.memory()
+		}
+	}
+	for total > limit {
+		var largest *conn
+		for _, c := range s.conns {
+			if c.evictable() && (largest == nil || c.memory() > largest.memory()) {
+				largest = c
+			}
+		}
+		if largest == nil {
+			return
+		}
+		s.log.Notice("Evicting client: %s", largest.describe())
+		total -= largest.memory()
+		s.e.Stat.EvictedClients++
+		s.kill(largest)
 	}
 }

@@ -173,7 +173,7 @@ func (g *gateway) sendOnce(again bool) bool {
 		g.process()
 	}
 	c.takeReply()
-	when, pos := c.closeWhen, s.streamEnd()
+	when, pos := c.closeWhen, s.commitPoint()
 	s.e.Unlock()
 	if when == closeNow {
 		return false
@@ -194,10 +194,14 @@ func (g *gateway) sendOnce(again bool) bool {
 	s.e.Lock()
 	c.outPending = 0
 	when = c.closeWhen
+	replica := c.replica != nil
 	s.e.Unlock()
-	if c.replica != nil {
+	if replica && when == closeNot {
 		for !s.pump(c, g.nc.Write) {
 		}
+		s.e.Lock()
+		when = c.closeWhen
+		s.e.Unlock()
 	}
 	return when == closeNot
 }

@@ -5,6 +5,7 @@ package server
 import (
 	"encoding/binary"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,10 @@ type loop struct {
 	ready  []*conn // connections of this tick that have replies to send
 	again  []*conn // connections whose input was not used up in the last tick
 	stopFD bool
+
+	replicas   []*conn      // replicas that this loop sends to
+	pumps      atomic.Int32 // their number
+	committing atomic.Bool  // the loop is going to pump after what it does now
 
 	// Under the engine's lock.
 	dirty   []*conn
@@ -122,12 +127,36 @@ func (l *loop) run() {
 			l.event(&l.events[i], now)
 		}
 		l.runAgain(now)
+		l.gather(now)
 		if l.commit() {
 			l.closeAll()
 			return
 		}
 		if l.id == 0 {
 			l.s.snapshotTick(n == 0)
+		}
+	}
+}
+
+// gatherRounds is how often a tick looks for more requests before it syncs.
+const gatherRounds = 4
+
+// gather makes a tick that is going to wait for the disk serve as many clients
+// as it can: what has come meanwhile rides on the same sync.
+func (l *loop) gather(now time.Time) {
+	if !l.s.persist.always.Load() {
+		return
+	}
+	for range gatherRounds {
+		if !l.s.unsynced() {
+			return
+		}
+		n, err := epollPoll(l.ep, l.events)
+		if n <= 0 || err != nil {
+			return
+		}
+		for i := range n {
+			l.event(&l.events[i], now)
 		}
 	}
 }
@@ -307,7 +336,7 @@ func (l *loop) commit() (quit bool) {
 		l.ready = append(l.ready, c)
 	}
 	l.dirty = l.dirty[:0]
-	pos := s.streamEnd()
+	pos := s.commitPoint()
 	quit = l.quit
 	l.awake = false
 	if len(l.resumed) > 0 {
@@ -315,7 +344,10 @@ func (l *loop) commit() (quit bool) {
 	}
 	e.Unlock()
 
-	if err := s.commitStream(pos); err != nil {
+	l.committing.Store(true)
+	err := s.commitStream(pos)
+	l.committing.Store(false)
+	if err != nil {
 		s.refuseReplies(l.ready, err)
 	}
 	for i, c := range l.ready {
@@ -325,6 +357,9 @@ func (l *loop) commit() (quit bool) {
 		}
 	}
 	l.ready = l.ready[:0]
+	if len(l.replicas) > 0 {
+		l.pumpReplicas()
+	}
 	return quit
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -62,9 +63,7 @@ func (s *Server) streamDB() int { return s.e.StreamDB() }
 // what Redis left, and leaves the data in memory and a stream to append to.
 func (s *Server) loadData() error {
 	s.persist.always.Store(s.cfg.AppendFsync == config.FsyncAlways)
-	s.e.State.Loading = true
 	s.persist.loadStart = time.Now()
-	defer func() { s.e.State.Loading = false }()
 	var err error
 	if s.cfg.AppendOnly {
 		err = s.loadJournal()
@@ -135,7 +134,8 @@ func (s *Server) replay(rec journal.Recovery) error {
 	}
 	streamDB := -1
 	if rec.Checkpoint != "" {
-		facts, err := s.loadFile(s.fs.PathJoin(s.journalPath(), rec.Checkpoint), false)
+		// Nothing expires here: the records behind may have lengthened a life.
+		facts, err := s.loadFile(s.fs.PathJoin(s.journalPath(), rec.Checkpoint), true)
 		if err != nil {
 			return fmt.Errorf("the checkpoint %s of the journal cannot be loaded: %w; see `holdfast check %s`", rec.Checkpoint, err, s.cfg.Dir)
 		}
@@ -151,6 +151,10 @@ func (s *Server) replay(rec journal.Recovery) error {
 			return nil
 		}
 		n++
+		s.yield(n)
+		if s.stopped() {
+			return errStopped
+		}
 		return s.applyPayload(cl, r.Payload)
 	})
 	if err != nil {
@@ -163,6 +167,31 @@ func (s *Server) replay(rec journal.Recovery) error {
 	}
 	s.log.Notice("DB loaded from journal: generation %d, %d records up to position %d, %.3f seconds", rec.Generation, n, rec.End, time.Since(s.persist.loadStart).Seconds())
 	return nil
+}
+
+var errStopped = errors.New("stopped while loading")
+
+// stopped reports whether the server is to end.
+func (s *Server) stopped() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// yield lets clients in between two records, so that they are told -LOADING.
+// The engine's lock is held; it is free for a moment.
+func (s *Server) yield(n int) {
+	if n%256 == 0 {
+		s.yieldNow()
+	}
+}
+
+func (s *Server) yieldNow() {
+	s.e.Unlock()
+	s.e.Lock()
 }
 
 // replayClient is the client as which records are applied: nothing expires, no
@@ -288,7 +317,14 @@ func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
 	if !keepExpired {
 		l.DropBeforeMs = time.Now().UnixMilli()
 	}
-	_, err := rdb.Load(r, l, rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
+	progress := func(n int64) {
+		s.persist.loadDone.Store(n)
+		s.yieldNow()
+	}
+	_, err := rdb.Load(r, l, rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress})
+	if err == nil && s.stopped() {
+		err = errStopped
+	}
 	s.persist.loadedKeys, s.persist.expiredKeys = l.Loaded, l.Expired
 	return facts, err
 }

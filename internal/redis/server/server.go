@@ -90,7 +90,6 @@ type netStats struct {
 	replInBytes, replOutBytes            atomic.Int64
 	reads, writes                        atomic.Int64
 	queryBufferClosed, outputClosed      int64
-	clientsEvicted                       int64
 	peakInput, peakOutput                int64
 	instOps, instIn, instOut, instReplIn sampler
 	instReplOut                          sampler
@@ -118,7 +117,9 @@ func New(opts Options) (*Server, error) {
 	}
 	s.e = command.NewEngine(ks, s.cfg, newTable(s), s, mrand.New(mrand.NewChaCha8(seed)), monotonic)
 	s.e.BeginBatch(time.Now().UnixMicro())
+	s.persist.lastBgsaveSec, s.persist.lastCkptSec = -1, -1
 	s.applyLimits()
+	s.cron.startMemory = s.usedMemory()
 	return s, nil
 }
 
@@ -180,12 +181,16 @@ func (s *Server) Logf(format string, args ...any) { s.log.Warning(format, args..
 
 // Run serves until ctx ends or SHUTDOWN is called, and returns the exit code.
 func (s *Server) Run(ctx context.Context) int {
-	if err := s.start(); err != nil {
+	if err := s.open(); err != nil {
 		s.log.Warning("%s", err)
 		s.stop()
 		return 1
 	}
 	stopLoops := s.startLoops()
+	if err := s.load(); err != nil {
+		s.log.Warning("%s", err)
+		s.exit(1)
+	}
 	go s.cronLoop()
 	select {
 	case <-ctx.Done():

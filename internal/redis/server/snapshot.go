@@ -264,6 +264,9 @@ func (j *snapshotJob) cancel(why string) {
 // snapshotPatience is how long the first loop may sleep, in milliseconds, while
 // a snapshot runs; -1 without bound.
 func (s *Server) snapshotPatience() int {
+	if !s.persist.running.Load() {
+		return -1
+	}
 	s.e.Lock()
 	defer s.e.Unlock()
 	j := s.persist.job
@@ -288,21 +291,7 @@ func (s *Server) snapshotTick(idle bool) {
 		return
 	}
 	if !j.snapDone {
-		pending := j.backlog()
-		if pending < backlogSoft {
-			n := stepKeys
-			if idle {
-				n = stepIdle
-			}
-			j.snapDone = j.step(n)
-		}
-		if pending > backlogHard {
-			j.mu.Lock()
-			for j.pending > backlogHard && j.failed == nil {
-				j.cond.Wait() // the writers wait: memory is bounded
-			}
-			j.mu.Unlock()
-		}
+		j.tickStep(idle)
 		return
 	}
 	select {
@@ -310,6 +299,29 @@ func (s *Server) snapshotTick(idle bool) {
 		s.jobOver(j)
 	default:
 	}
+}
+
+// tickStep takes one step, unless the goroutine is behind. What writers have
+// copied lies in the keyspace until a step writes it, so much of it means a
+// larger step; and when the goroutine is far behind, the writers wait for it,
+// which is what bounds the memory.
+func (j *snapshotJob) tickStep(idle bool) {
+	n := stepKeys
+	if idle {
+		n = stepIdle
+	}
+	held := j.snap.Backlog()
+	if held > backlogSoft {
+		n = 4 * stepIdle
+	}
+	if j.backlog() < backlogSoft || held > backlogHard {
+		j.snapDone = j.step(n)
+	}
+	j.mu.Lock()
+	for j.pending > backlogHard && j.failed == nil {
+		j.cond.Wait()
+	}
+	j.mu.Unlock()
 }
 
 // jobOver is the end of a snapshot, good or bad. The engine's lock is held.

@@ -11,22 +11,23 @@ import (
 
 func pid() int { return os.Getpid() }
 
-// start loads the data and opens the addresses.
-func (s *Server) start() error {
+// open opens the addresses.
+func (s *Server) open() error {
 	s.banner()
 	s.registerApply()
+	s.e.State.Loading = true
 	if err := s.listen(); err != nil {
 		return err
 	}
 	s.log.Notice("Server initialized")
+	return nil
+}
+
+// load brings the data into memory while clients are told -LOADING, and then
+// lets them in.
+func (s *Server) load() error {
 	s.e.Lock()
 	err := s.loadData()
-	s.e.Unlock()
-	if err != nil {
-		return err
-	}
-	s.e.Lock()
-	err = s.startReplication()
 	s.e.Unlock()
 	if err != nil {
 		return err
@@ -36,7 +37,28 @@ func (s *Server) start() error {
 			return fmt.Errorf("the journal cannot be continued: %w", err)
 		}
 	}
-	s.streamSwitched()
+	s.e.Lock()
+	s.e.State.Loading = false
+	err = s.startReplication()
+	s.e.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, ln := range s.listeners {
+		if ln.unix {
+			s.log.Notice("The server is now ready to accept connections at %s", ln.where)
+		}
+	}
+	if s.cfg.Port != 0 || s.cfg.TLSPort != 0 {
+		s.log.Notice("Ready to accept connections")
+	}
+	if s.ready != nil {
+		var addrs []net.Addr
+		for _, ln := range s.listeners {
+			addrs = append(addrs, ln.ln.Addr())
+		}
+		s.ready(addrs)
+	}
 	return nil
 }
 
@@ -80,14 +102,12 @@ func (s *Server) startLoops() func() {
 		s.loops = append(s.loops, l)
 	}
 	first := s.loops[0]
-	var addrs []net.Addr
 	for _, ln := range s.listeners {
 		first.accept[ln.fd] = ln
 		if err := first.add(ln.fd, 1 /* EPOLLIN */); err != nil {
 			s.log.Warning("Unrecoverable error creating accept handler: %s", err)
 			s.exit(1)
 		}
-		addrs = append(addrs, ln.ln.Addr())
 	}
 	for _, l := range s.loops {
 		wg.Add(1)
@@ -95,17 +115,6 @@ func (s *Server) startLoops() func() {
 			defer wg.Done()
 			l.run()
 		}()
-	}
-	for _, ln := range s.listeners {
-		if ln.unix {
-			s.log.Notice("The server is now ready to accept connections at %s", ln.where)
-		}
-	}
-	if s.cfg.Port != 0 || s.cfg.TLSPort != 0 {
-		s.log.Notice("Ready to accept connections")
-	}
-	if s.ready != nil {
-		s.ready(addrs)
 	}
 	return func() {
 		s.e.Lock()
