@@ -100,11 +100,12 @@ func drill(ctx context.Context, o DrillOptions, name string, strike func(pid int
 	}
 	say(o, "%s: %s, process %d", name, victim.Name, victim.Pid)
 	struck := time.Now()
+	p.expectFailure(struck)
 	if err := strike(victim.Pid); err != nil {
 		p.stop()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	p.waitBack(ctx, struck)
+	p.waitBack(ctx)
 	sleep(ctx, o.After)
 	p.stop()
 	r.fill(p, events, struck)
@@ -151,16 +152,18 @@ type probe struct {
 	done   chan struct{}
 	ended  sync.WaitGroup
 
-	mu    sync.Mutex
-	acked []ack
-	back  chan time.Time
-	since time.Time // of the failure; zero before it
+	mu     sync.Mutex
+	acked  []ack
+	back   chan time.Time
+	since  time.Time // of the failure; zero before it
+	failed bool      // a write has failed since then
 }
 
 type ack struct {
-	n  int
-	at time.Time
-	on string
+	n    int
+	at   time.Time
+	on   string
+	back bool // a write has failed before this one
 }
 
 func newProbe(d *Deployment) *probe {
@@ -206,13 +209,18 @@ func (p *probe) write(c *client, addr string, n int) (*client, string) {
 	}
 	if _, err := c.do("INCR", p.key(n)); err != nil {
 		c.close()
+		p.mu.Lock()
+		p.failed = p.failed || !p.since.IsZero()
+		p.mu.Unlock()
 		time.Sleep(5 * time.Millisecond)
 		return nil, ""
 	}
 	now := time.Now()
 	p.mu.Lock()
-	p.acked = append(p.acked, ack{n, now, addr})
-	if !p.since.IsZero() && now.After(p.since) && addr != "" {
+	// A reply may have been on its way when the failure came: writes are back
+	// once one succeeds after one has failed.
+	p.acked = append(p.acked, ack{n: n, at: now, on: addr, back: p.failed})
+	if p.failed {
 		select {
 		case p.back <- now:
 		default:
@@ -234,11 +242,15 @@ func (p *probe) master() string {
 	return ""
 }
 
-// waitBack waits for the first write that is acknowledged after the failure.
-func (p *probe) waitBack(ctx context.Context, struck time.Time) {
+// expectFailure says when the failure is caused.
+func (p *probe) expectFailure(at time.Time) {
 	p.mu.Lock()
-	p.since = struck
+	p.since = at
 	p.mu.Unlock()
+}
+
+// waitBack waits for the first write that is acknowledged after one has failed.
+func (p *probe) waitBack(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-p.back:
@@ -313,7 +325,7 @@ func (r *DrillReport) fill(p *probe, events *eventLog, struck time.Time) {
 	defer p.mu.Unlock()
 	r.Acknowledged = len(p.acked)
 	for _, a := range p.acked {
-		if a.at.After(struck) {
+		if a.back {
 			r.WritesBackMs = a.at.Sub(struck).Milliseconds()
 			r.NewMaster = a.on
 			return

@@ -1,0 +1,82 @@
+// Package script runs the binary end to end: its command line by scripts, and
+// the main job, a deployment that fails over, with a real client library.
+package script
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var binary string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "holdfast-script")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "holdfast")
+	if out, err := exec.Command("go", "build", "-o", binary, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %s\n%s", err, out)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// TestCommandLine runs testdata/*.txtar: what the binary prints and how it
+// exits. $PORT is a port that is free, $BUSY one that is in use.
+func TestCommandLine(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			bin := filepath.Join(env.WorkDir, "bin")
+			if err := os.Mkdir(bin, 0o755); err != nil {
+				return err
+			}
+			for _, name := range []string{"holdfast", "redis-server", "redis-sentinel"} {
+				if err := os.Symlink(binary, filepath.Join(bin, name)); err != nil {
+					return err
+				}
+			}
+			env.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = ln.Close() })
+			env.Setenv("BUSY", strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+			env.Setenv("PORT", strconv.Itoa(freeBase(env.T().(interface{ Fatal(...any) }), 1)))
+			return nil
+		},
+	})
+}
+
+// freeBase returns a port from which n ports, and as many 20000 above, are free.
+func freeBase(t interface{ Fatal(...any) }, n int) int {
+	for base := 21000 + os.Getpid()%3000*6; base < 44000; base += 10 {
+		if allFree(base, n) && allFree(base+20000, n) {
+			return base
+		}
+	}
+	t.Fatal("no free ports")
+	return 0
+}
+
+func allFree(base, n int) bool {
+	for p := base; p < base+n; p++ {
+		ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p))
+		if err != nil {
+			return false
+		}
+		_ = ln.Close()
+	}
+	return true
+}
