@@ -342,7 +342,9 @@ func (c *Config) Lines() []Line {
 		}
 		out = append(out, Line{"sentinel " + option, "sentinel " + text})
 	}
-	add("myid", "%s", c.MyID)
+	if c.MyID != "" {
+		add("myid", "%s", c.MyID)
+	}
 	if !c.DenyScriptsReconfig {
 		add("deny-scripts-reconfig", "no")
 	}

@@ -159,8 +159,8 @@ type Reply struct {
 // Resolve asks for the numeric address of a host name, answered by Resolved.
 type Resolve struct{ Host string }
 
-// DropPeers is not an effect of its own: see Disconnect. Exit ends the
-// process at once with this code, as SENTINEL SIMULATE-FAILURE promises.
+// Exit ends the process at once with this code, as SENTINEL SIMULATE-FAILURE
+// promises.
 type Exit struct{ Code int }
 
 func (Connect) isEffect()    {}

@@ -48,7 +48,6 @@ type client struct {
 	lastCmd  string
 	lastUsed time.Time
 	queryLen int
-	noEvict  bool
 
 	channels map[string]bool // guarded by hub.mu
 	patterns map[string]bool // guarded by hub.mu
