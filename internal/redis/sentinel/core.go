@@ -47,7 +47,9 @@ const (
 	pauseThreshold  = 500 * time.Millisecond // a timer this late means that we stood still
 	connectTimeout  = 3 * time.Second        // for a connection that is neither up nor refused
 	maxDesync       = time.Second            // spread of the next attempt after a failed one
-	startDesyncUnit = 20 * time.Millisecond  // spread of the first attempt, per voter
+	startStep       = 150 * time.Millisecond // between the first attempts of two voters
+	startDesync     = 20 * time.Millisecond  // spread of the first attempt
+	startDesyncUnit = 20 * time.Millisecond  // spread of an attempt in a new epoch, per voter
 	idleStep        = time.Second            // Deadline is never further away
 	maxPending      = 100                    // unanswered commands per user of a link
 )

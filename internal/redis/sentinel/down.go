@@ -107,11 +107,40 @@ func (c *Core) checkObjectivelyDown(m *master) {
 		m.oDownSince = c.now
 		// All who watch see the same at nearly the same moment. A small random
 		// delay lets one of them be first, so that votes do not split.
-		m.startNotBefore = c.now.Add(c.randomDuration(startDesyncUnit * time.Duration(len(m.sentinels))))
+		m.startNotBefore = c.now.Add(c.startDelay(m))
 	case !odown && m.is(oDown):
 		c.about(Warning, "-odown", &m.instance)
 		m.flags &^= oDown
 	}
+}
+
+// startDelay is how long we let others go first. All voters see ODOWN within
+// milliseconds of each other, and a vote takes a sync of the disk, so that
+// equals would split the votes: the first in an order that changes with the
+// epoch starts at once, each further one a step later unless it has voted by
+// then. Who is down is passed over.
+func (c *Core) startDelay(m *master) time.Duration {
+	rank := time.Duration(0)
+	mine := startOrder(c.glob.MyID, c.currentEpoch)
+	for _, s := range m.sentinels {
+		if !s.is(sDown) && !s.disconnected() && startOrder(s.runID, c.currentEpoch) < mine {
+			rank++
+		}
+	}
+	return rank*startStep + c.randomDuration(startDesync)
+}
+
+// startOrder gives each Sentinel a place that differs from epoch to epoch
+// (FNV-1a).
+func startOrder(id string, epoch uint64) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range 8 {
+		h = (h ^ (epoch >> (8 * i) & 0xff)) * 1099511628211
+	}
+	for i := 0; i < len(id); i++ {
+		h = (h ^ uint64(id[i]|0x20)) * 1099511628211
+	}
+	return h
 }
 
 // randomDuration is uniform in [0, d).
@@ -224,7 +253,7 @@ func (c *Core) isLeader(m *master) bool {
 			votes++
 		}
 	}
-	need := max((len(m.sentinels)+1)/2+1, m.cfg.Quorum)
+	need := c.votesNeeded(m)
 	if c.opts.Mutants&MutNoMajority != 0 {
 		need = 1
 	}

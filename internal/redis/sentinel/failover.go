@@ -107,15 +107,25 @@ func (c *Core) onWaitStart(m *master) {
 	c.wantFreshInfo(m)
 }
 
-// retryEpoch takes a new epoch when the failover of another master has moved
-// the epoch past ours: nobody could vote for us in the old one any more, and
-// it was no rival who took it. Redis would wait for the election to time out.
+// retryEpoch takes a new epoch when nobody can win ours any more: the failover
+// of another master has moved the epoch past it, or the votes are split. In
+// neither case did a rival take it. Redis would wait for the election to time
+// out, and then for the next attempt.
 func (c *Core) retryEpoch(m *master) {
-	if c.currentEpoch <= m.failoverEpoch || m.leaderEpoch > m.failoverEpoch {
+	if m.leaderEpoch > m.failoverEpoch {
+		return // we have voted for a rival since
+	}
+	consumed := c.currentEpoch > m.failoverEpoch
+	if !consumed && !c.splitVote(m) {
+		m.retryEpochAt = time.Time{}
 		return
 	}
 	if m.retryEpochAt.IsZero() {
-		m.retryEpochAt = c.now.Add(c.randomDuration(startDesyncUnit * time.Duration(len(m.sentinels)+1)))
+		delay := c.randomDuration(startDesyncUnit * time.Duration(len(m.sentinels)+1))
+		if !consumed {
+			delay = c.startDelay(m)
+		}
+		m.retryEpochAt = c.now.Add(delay)
 	}
 	if !c.reached(m, m.retryEpochAt) {
 		return
@@ -124,6 +134,29 @@ func (c *Core) retryEpoch(m *master) {
 	c.newFailoverEpoch(m)
 	c.voteLeader(m, m.failoverEpoch, c.glob.MyID)
 	m.wantsEvaluation = true
+}
+
+// splitVote reports that no candidate of our epoch can get the votes it needs,
+// even if all who have not answered yet voted for it.
+func (c *Core) splitVote(m *master) bool {
+	votes := map[string]int{strings.ToLower(c.glob.MyID): 1}
+	open, best := 0, 1
+	for _, s := range m.sentinels {
+		switch {
+		case s.leaderEpoch == m.failoverEpoch && s.leader != "":
+			votes[strings.ToLower(s.leader)]++
+			best = max(best, votes[strings.ToLower(s.leader)])
+		case !s.is(sDown):
+			open++
+		}
+	}
+	return len(m.sentinels) > 0 && best+open < c.votesNeeded(m)
+}
+
+// votesNeeded is the majority of all voters that are known, or the quorum,
+// whichever is more.
+func (c *Core) votesNeeded(m *master) int {
+	return max((len(m.sentinels)+1)/2+1, m.cfg.Quorum)
 }
 
 // onSelectSlave waits a moment for fresh figures, then chooses.
