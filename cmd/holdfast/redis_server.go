@@ -31,10 +31,12 @@ func redisServer(name string, args []string) int {
 		return redisSentinel(name, rest)
 	}
 	cfg := config.Default()
+	cfg.HasCommand = server.HasCommand
 	if err := cfg.LoadArgs(args); err != nil {
 		return configError(err)
 	}
-	if cfg.Daemonize && os.Getenv(daemonMark) == "" {
+	// A supervisor has to see the process that it started.
+	if cfg.Daemonize && os.Getenv(daemonMark) == "" && !server.Supervised(cfg) {
 		return daemonize()
 	}
 	return serve(cfg)
@@ -72,7 +74,6 @@ func serve(cfg *config.Config) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer log.Close()
 	for _, w := range config.Warnings(cfg) {
 		log.Warning("%s", w)
 	}
@@ -81,7 +82,7 @@ func serve(cfg *config.Config) int {
 		log.Warning("%s", err)
 		return 1
 	}
-	if path := pidFile(cfg); path != "" {
+	if path := server.PidFile(cfg); path != "" {
 		if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
 			log.Warning("Failed to write PID file: %s", err)
 		}
@@ -89,14 +90,6 @@ func serve(cfg *config.Config) int {
 	stop := srv.HandleSignals(context.Background())
 	defer stop()
 	return srv.Run(context.Background())
-}
-
-// pidFile: a daemon has one even if none is configured.
-func pidFile(cfg *config.Config) string {
-	if cfg.PidFile == "" && cfg.Daemonize {
-		return "/var/run/redis.pid"
-	}
-	return cfg.PidFile
 }
 
 func serverUsage(f *os.File, name string) {

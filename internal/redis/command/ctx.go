@@ -63,7 +63,7 @@ func (c *Ctx) ErrExpire() { c.Errf(ErrInvalidExp, c.Spec.Full) }
 // ErrSub replies the error of a subcommand called with arguments that do not fit.
 func (c *Ctx) ErrSub() {
 	c.Errf("ERR unknown subcommand or wrong number of arguments for '%s'. Try %s HELP.",
-		clip(c.Args[1], 128), strings.ToUpper(c.Spec.root().Name))
+		clipText(c.Args[1], 128), strings.ToUpper(c.Spec.root().Name))
 }
 
 func (s *Spec) root() *Spec {

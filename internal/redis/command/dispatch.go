@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 )
@@ -15,6 +16,7 @@ const (
 	errMasterDown  = "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'."
 	errLoading     = "LOADING Redis is loading the dataset in memory"
 	errBusy        = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
+	errReplicaKeys = "ERR Replica can't interact with the keyspace"
 	errExecAborted = "EXECABORT Transaction discarded because of previous errors."
 )
 
@@ -82,7 +84,7 @@ func (e *Engine) find(c *Ctx) string {
 	if s.sub != nil && len(c.Args) > 1 {
 		sub := s.LookupSub(c.Args[1])
 		if sub == nil {
-			return fmt.Sprintf("ERR unknown subcommand '%s'. Try %s HELP.", clip(c.Args[1], 128), strings.ToUpper(s.Name))
+			return fmt.Sprintf("ERR unknown subcommand '%s'. Try %s HELP.", clipText(c.Args[1], 128), strings.ToUpper(s.Name))
 		}
 		s = sub
 	}
@@ -103,9 +105,17 @@ func unknownCommand(args [][]byte) string {
 		if b.Len() >= 128 {
 			break
 		}
-		b.WriteString("'" + clip(a, 128-b.Len()) + "' ")
+		b.WriteString("'" + clipText(a, 128-b.Len()) + "' ")
 	}
-	return fmt.Sprintf("ERR unknown command '%s', with args beginning with: %s", clip(args[0], 128), b.String())
+	return fmt.Sprintf("ERR unknown command '%s', with args beginning with: %s", clipText(args[0], 128), b.String())
+}
+
+// clipText is clip for text that Redis prints as a C string: it ends at a NUL.
+func clipText(b []byte, n int) string {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return clip(b, n)
 }
 
 func (e *Engine) allowProtected(c *Ctx) bool {
@@ -151,7 +161,7 @@ func (e *Engine) refusal(c *Ctx) string {
 		}
 	}
 	// What a write would need: a disk, replicas, the right to write.
-	if e.State.DiskError != "" && !e.State.IsReplica && !trusted && (write || s.Name == "ping") {
+	if e.State.DiskError != "" && !e.State.IsReplica && !trusted && (write || s.Name == "ping" || e.State.ReadsRefused && flags&ReadOnly != 0) {
 		return e.State.DiskError
 	}
 	if write && !trusted {
@@ -180,6 +190,11 @@ func (e *Engine) refusal(c *Ctx) string {
 	}
 	if e.State.Busy && inverse&AllowBusy != 0 {
 		return errBusy
+	}
+	// Replicas and monitors are exempt from CLIENT PAUSE, so they must not
+	// touch the data.
+	if cl.Has(FlagReplica|FlagMonitor) && flags&(Write|ReadOnly|MayReplicate) != 0 {
+		return errReplicaKeys
 	}
 	return ""
 }
@@ -222,18 +237,18 @@ func (e *Engine) reject(c *Ctx, text string) {
 		c.Spec.stats.Rejected++
 		if c.Spec.Full == "exec" {
 			e.discard(cl)
-			text = "EXECABORT Transaction discarded because of: " + text
+			text = "EXECABORT Transaction discarded because of: " + strings.TrimPrefix(text, "ERR ")
 		}
 	}
 	c.Err(text)
 	if cl.Has(FlagMaster) {
-		e.Host.Logf("== CRITICAL == This replica is sending an error to its master: '%s' after processing the command '%s'", text, clip(c.Args[0], 128))
+		e.Host.Logf("== CRITICAL == This replica is sending an error to its master: '%s' after processing the command '%s'", text, clipText(c.Args[0], 128))
 	}
 }
 
 // paused: the last check, since a refusal needs no waiting.
 func (e *Engine) paused(c *Ctx) bool {
-	if e.State.PauseUntilMs == 0 || c.Client.Has(FlagReplica|FlagMaster|FlagReplay) {
+	if e.State.PauseUntilMs == 0 || c.Client.Has(FlagReplica|FlagMonitor|FlagMaster|FlagReplay) {
 		return false
 	}
 	if e.NowMs >= e.State.PauseUntilMs {
@@ -255,9 +270,6 @@ func (e *Engine) paused(c *Ctx) bool {
 // changed to the running unit of the stream.
 func (e *Engine) call(c *Ctx) {
 	s := c.Spec
-	if !s.Is(SkipMonitor) && !s.Is(Admin) && !c.Client.Has(FlagReplay) {
-		e.Host.Monitor(c.Client, c.DB.Index(), c.Args)
-	}
 	before := e.Dirty
 	start := e.lastEnd
 	if e.callDepth > 0 || start == 0 {
@@ -281,6 +293,11 @@ func (e *Engine) call(c *Ctx) {
 	}
 	if c.Client.block == nil || c.Client.Has(FlagDenyBlocking) {
 		e.slow(c, us)
+	}
+	// As in Redis the monitors see a command after it was executed: without the
+	// passwords in it, in the database that it leads to, EXEC behind its commands.
+	if !s.Is(SkipMonitor) && !s.Is(Admin) && !c.Client.Has(FlagReplay) {
+		e.Host.Monitor(c.Client, c.Client.DB.Index(), c.Args)
 	}
 	// Dirty may also have become smaller: a snapshot ended meanwhile.
 	if c.propMode == propForce || (c.propMode == propAuto && e.Dirty > before) {

@@ -68,11 +68,10 @@ type Engine struct {
 	inExec    bool // inside EXEC or a script: units end with it
 	callDepth int
 
-	unit       []byte // commands of the running atomic unit, encoded
-	unitOps    int
-	unitDB     int // database that the stream is at after the unit so far
-	streamDB   int // database that the stream is at
-	unitBaseDB int
+	unit     []byte // commands of the running atomic unit, encoded
+	unitOps  int
+	unitDB   int // database that the stream is at after the unit so far
+	streamDB int // database that the stream is at
 
 	watchers map[watchKey][]*Client
 	blocking blockTable
@@ -93,6 +92,7 @@ type State struct {
 	ReadOnly      bool   // replica-read-only of a replica
 	MasterDown    bool   // a replica whose link is down and that may not serve stale data
 	DiskError     string // "" or the MISCONF text that write commands get
+	ReadsRefused  bool   // DiskError is for commands that read, too
 	GoodReplicas  int    // replicas that count for min-replicas-to-write
 	PauseUntilMs  int64  // CLIENT PAUSE
 	PauseWrites   bool   // only writes are paused

@@ -281,7 +281,7 @@ func (c *Ctx) lposOptions() (o lposOptions, ok bool) {
 		more := i+1 < len(c.Args)
 		switch {
 		case more && c.Is(i, "rank"):
-			o.rank, ok = c.IntArgRange(i+1, -math.MaxInt64, math.MaxInt64, "")
+			o.rank, ok = c.IntArg(i + 1)
 			if ok && o.rank == 0 {
 				c.Err("ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list")
 				return o, false
@@ -297,6 +297,11 @@ func (c *Ctx) lposOptions() (o lposOptions, ok bool) {
 		if !ok {
 			return o, false
 		}
+	}
+	if o.rank == math.MinInt64 {
+		// It has no positive counterpart: Redis begins with the last match then,
+		// and never reaches the count.
+		o.rank, o.count = -1, min(o.count, 0)
 	}
 	return o, true
 }
@@ -406,7 +411,7 @@ func (c *Ctx) elements(l *keyspace.List, from, n int, reverse bool) {
 }
 
 func cmdLrem(c *Ctx) {
-	count, ok := c.IntArgRange(2, -math.MaxInt64, math.MaxInt64, "")
+	count, ok := c.IntArg(2)
 	if !ok {
 		return
 	}
@@ -419,7 +424,7 @@ func cmdLrem(c *Ctx) {
 		c.Int(0)
 		return
 	}
-	removed := l.RemoveMatching(c.Args[3], int(count))
+	removed := l.RemoveMatching(c.Args[3], int(max(count, -math.MaxInt64)))
 	if removed > 0 {
 		c.Touched(key)
 		c.Notify(NotifyList, "lrem", key)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -184,4 +185,52 @@ func TestScoresAndBoundsOfRangesAreReadAsStrtodDoes(t *testing.T) {
 	} {
 		te.want(want, "ZCOUNT", "z", bounds[0], bounds[1])
 	}
+}
+
+func TestValueThatReplacesAnotherWakesNobody(t *testing.T) {
+	te := newTestEngine(t, 1)
+	te.do("RPUSH", "src", "v")
+	te.do("ZADD", "z", "1", "m")
+	list, zset := te.block("BLPOP", "l", "0"), te.block("BZPOPMIN", "d", "0")
+	te.do("SET", "l", "x")
+	te.do("SET", "d", "x")
+	te.want(":1", "SORT", "src", "ALPHA", "STORE", "l")
+	te.want(":1", "ZUNIONSTORE", "d", "1", "z")
+	list.got("")
+	zset.got("")
+	te.do("DEL", "l", "d")
+	te.want(":1", "SORT", "src", "ALPHA", "STORE", "l")
+	te.want(":1", "ZRANGESTORE", "d", "z", "0", "-1")
+	list.got("*2\r\n$1\r\nl\r\n$1\r\nv\r\n")
+	zset.got("*3\r\n$1\r\nd\r\n$1\r\nm\r\n$1\r\n1\r\n")
+}
+
+// FuzzListAndSortedSetCommands executes lines of words; every command must
+// reply one well-formed value, or wait.
+func FuzzListAndSortedSetCommands(f *testing.F) {
+	f.Add("RPUSH l a b c\nLRANGE l 0 -1\nLPOS l a RANK -1 COUNT 0\nLMPOP 1 l LEFT COUNT 2")
+	f.Add("ZADD z NX 1 a 2 b\nZRANGE z (1 +inf BYSCORE LIMIT 0 -1 WITHSCORES\nZRANGEBYLEX z - [b\nZMPOP 1 z MIN")
+	f.Add("ZADD z 1 a\nZUNION 2 z z WEIGHTS 1 inf AGGREGATE MAX WITHSCORES\nZRANDMEMBER z -5 WITHSCORES")
+	f.Add("BLPOP l 0x1p3\nBZMPOP 1e30 1 z MAX")
+	f.Fuzz(func(t *testing.T, script string) {
+		te := newTestEngine(t, 1)
+		for _, line := range strings.Split(script, "\n") {
+			args := strings.Split(line, " ")
+			name := strings.ToLower(args[0])
+			isRow := func(s Spec) bool { return s.Name == name }
+			if !slices.ContainsFunc(listCommands, isRow) && !slices.ContainsFunc(zsetCommands, isRow) || len(args) > 64 {
+				continue
+			}
+			if name == "zrandmember" && len(args) > 2 && len(args[2]) > 4 {
+				continue // as many as are asked for
+			}
+			if te.cl.Blocked() != nil {
+				te.Unblock(te.cl, false)
+			}
+			reply := te.do(args...)
+			if te.cl.Blocked() == nil {
+				te.value(reply)
+			}
+		}
+	})
 }

@@ -1,8 +1,6 @@
 package command
 
 import (
-	"strconv"
-
 	"holdfast/internal/redis/resp"
 )
 
@@ -169,5 +167,3 @@ func (r *Reply) CloseMap(m Mark, n int) {
 }
 
 func parseInt(b []byte) (int64, bool) { return resp.ParseInt(b) }
-
-func itoa(n int64) string { return strconv.FormatInt(n, 10) }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"bytes"
 	"math"
 	"strconv"
 
@@ -35,9 +36,12 @@ func (c *Ctx) scanCursor(i int) (uint64, bool) {
 	return n, ok
 }
 
-// parseCursor reads a cursor as strtoul does: with a sign, and nothing at all
-// is 0.
+// parseCursor reads a cursor as strtoul does: with a sign, nothing at all is 0,
+// and a NUL ends it.
 func parseCursor(b []byte) (uint64, bool) {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		b = b[:i]
+	}
 	neg := false
 	if len(b) > 0 && (b[0] == '-' || b[0] == '+') {
 		neg = b[0] == '-'

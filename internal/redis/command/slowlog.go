@@ -7,13 +7,12 @@ import (
 
 // SlowEntry is one entry of SLOWLOG GET.
 type SlowEntry struct {
-	ID       int64
-	TimeSec  int64
-	Usec     int64
-	Args     [][]byte
-	Addr     string
-	Name     string
-	argBytes int
+	ID      int64
+	TimeSec int64
+	Usec    int64
+	Args    [][]byte
+	Addr    string
+	Name    string
 }
 
 // Slowlog is the ring of slow commands, newest first.

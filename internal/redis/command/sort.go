@@ -365,9 +365,10 @@ func (s *sorter) store() {
 		l.PushTail(res.at(i))
 	}
 	if !found {
+		// As in Redis, a list that replaces another value wakes nobody.
+		c.SignalKey(dst)
 		c.created(dst)
 	}
-	c.SignalKey(dst)
 	c.Touched(dst)
 	c.Notify(NotifyList, "sortstore", dst)
 	c.E.Dirty += int64(n)

@@ -53,7 +53,7 @@ const (
 	MovableKeys
 )
 
-// flagNames are the flags as COMMAND INFO shows them; MayReplicate it keeps to itself.
+// flagNames are the flags as COMMAND INFO shows them; MayReplicate and Protected it keeps to itself.
 var flagNames = []struct {
 	f    Flag
 	name string
@@ -62,7 +62,7 @@ var flagNames = []struct {
 	{PubSub, "pubsub"}, {NoScript, "noscript"}, {Blocking, "blocking"}, {Loading, "loading"}, {Stale, "stale"},
 	{SkipMonitor, "skip_monitor"}, {SkipSlowlog, "skip_slowlog"}, {Asking, "asking"}, {Fast, "fast"},
 	{NoAuth, "no_auth"}, {NoMandatoryKeys, "no_mandatory_keys"},
-	{Protected, "protected"}, {NoAsyncLoading, "no_async_loading"}, {NoMulti, "no_multi"}, {MovableKeys, "movablekeys"}, {AllowBusy, "allow_busy"},
+	{NoAsyncLoading, "no_async_loading"}, {NoMulti, "no_multi"}, {MovableKeys, "movablekeys"}, {AllowBusy, "allow_busy"},
 }
 
 // Cat is a set of ACL categories.
@@ -315,22 +315,20 @@ func (t *Table) LookupFull(name string) *Spec {
 	return s.sub[sub]
 }
 
-// Rename gives command from the name to, or removes it when to is empty: the
-// rename-command directive.
-func (t *Table) Rename(from, to string) error {
-	s := t.byName[strings.ToLower(from)]
-	if s == nil {
-		return fmt.Errorf("No such command in rename-command")
+// Rename gives the command from the name to, or removes it when to is empty:
+// the rename-command directive. false: there is no such command, or to is the
+// name of another one, which the configuration has checked already.
+func (t *Table) Rename(from, to string) bool {
+	from, to = strings.ToLower(from), strings.ToLower(to)
+	s := t.byName[from]
+	if s == nil || (to != "" && t.byName[to] != nil && to != from) {
+		return false
 	}
-	to = strings.ToLower(to)
-	if to != "" && t.byName[to] != nil && to != s.Name {
-		return fmt.Errorf("Target command name already exists")
-	}
-	delete(t.byName, strings.ToLower(from))
+	delete(t.byName, from)
 	if to != "" {
 		t.byName[to] = s
 	}
-	return nil
+	return true
 }
 
 func lower(dst, src []byte) []byte {

@@ -73,7 +73,6 @@ func cmdExec(c *Ctx) {
 	}
 	e.unwatchAll(cl)
 	todo := cl.multi
-	cl.multi = nil
 	deny := cl.Flags & FlagDenyBlocking
 	cl.Flags |= FlagDenyBlocking
 	e.inExec = true

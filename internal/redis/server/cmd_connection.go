@@ -108,13 +108,14 @@ func (s *Server) cmdAuth(c *command.Ctx) {
 		c.Err("ERR syntax error")
 		return
 	}
-	if len(c.Args) == 2 && s.cfg.RequirePass == "" {
+	user, pass := []byte("default"), c.Args[1]
+	c.Args[1] = redacted // from here on only SLOWLOG and MONITOR see it
+	if len(c.Args) == 3 {
+		user, pass = pass, c.Args[2]
+		c.Args[2] = redacted
+	} else if s.cfg.RequirePass == "" {
 		c.Err("ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?")
 		return
-	}
-	user, pass := []byte("default"), c.Args[1]
-	if len(c.Args) == 3 {
-		user, pass = c.Args[1], c.Args[2]
 	}
 	if s.authenticate(c, user, pass) {
 		c.OK()
@@ -135,19 +136,21 @@ func (s *Server) cmdHello(c *command.Ctx) {
 		}
 		proto = n
 	}
-	var user, pass, name []byte
+	var user, pass []byte
 	for i := 2; i < len(c.Args); i++ {
 		left := len(c.Args) - 1 - i
 		switch {
 		case c.Is(i, "auth") && left >= 2:
 			user, pass = c.Args[i+1], c.Args[i+2]
+			c.Args[i+1], c.Args[i+2] = redacted, redacted
 			i += 2
 		case c.Is(i, "setname") && left >= 1:
-			name = c.Args[i+1]
-			if !validName(name) {
+			// As in Redis the name stays even if a later option is wrong.
+			if !validName(c.Args[i+1]) {
 				c.Err(errClientName)
 				return
 			}
+			c.Client.Name = string(c.Args[i+1])
 			i++
 		default:
 			c.Errf("ERR Syntax error in HELLO option '%s'", c.Args[i])
@@ -158,11 +161,8 @@ func (s *Server) cmdHello(c *command.Ctx) {
 		return
 	}
 	if !c.Client.Authenticated {
-		c.Err("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
+		c.Err("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time")
 		return
-	}
-	if name != nil {
-		c.Client.Name = string(name)
 	}
 	c.Client.Proto = int(proto)
 	s.helloReply(c)

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"strconv"
@@ -631,7 +632,7 @@ func debugStringmatch(s *Server, c *command.Ctx) {
 // --- POPULATE ---
 
 func debugPopulate(s *Server, c *command.Ctx) {
-	keys, ok := c.PositiveArg(2, "")
+	keys, ok := c.IntArgRange(2, 0, math.MaxInt64, command.ErrNotPositive)
 	if !ok {
 		return
 	}
@@ -642,7 +643,7 @@ func debugPopulate(s *Server, c *command.Ctx) {
 	}
 	size := int64(0)
 	if len(c.Args) == 5 {
-		if size, ok = c.PositiveArg(4, ""); !ok {
+		if size, ok = c.IntArgRange(4, 0, math.MaxInt64, command.ErrNotPositive); !ok {
 			return
 		}
 		if size > s.cfg.ProtoMaxBulkLen {

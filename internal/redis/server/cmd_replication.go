@@ -24,7 +24,7 @@ func (s *Server) replicationCommands() []command.Spec {
 		{Name: "role", Arity: 1, Flags: atOnce | command.NoScript, Cat: command.CatAdmin | command.CatDangerous, Run: s.cmdRole},
 		{Name: "slaveof", Arity: 3, Flags: role, Cat: command.CatDangerous, Run: s.cmdReplicaof},
 		{Name: "sync", Arity: 1, Flags: link, Cat: command.CatDangerous, Run: s.cmdSync},
-		{Name: "wait", Arity: 3, Flags: command.NoScript | command.Blocking, Cat: command.CatConnection, Run: s.cmdWait, Tips: []string{"request_policy:all_shards", "response_policy:agg_min"}},
+		{Name: "wait", Arity: 3, Flags: command.NoScript, Cat: command.CatConnection, Run: s.cmdWait, Tips: []string{"request_policy:all_shards", "response_policy:agg_min"}},
 	}
 }
 
@@ -393,7 +393,7 @@ func (s *Server) cmdFailover(c *command.Ctx) {
 		}
 		s.log.Notice("FAILOVER requested to %s:%d.", f.Host, f.Port)
 	} else {
-		s.log.Notice("FAILOVER requested.")
+		s.log.Notice("FAILOVER requested to any replica.")
 	}
 	f.Phase = replication.FailoverWaiting
 	s.repl.failover = f

@@ -2,6 +2,7 @@ package server
 
 import (
 	"holdfast/internal/journal"
+	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/resp"
 )
@@ -29,11 +30,14 @@ func (s *Server) streamEnd() uint64 {
 type commitPoint struct {
 	stream journal.Stream
 	pos    uint64
+	failed bool // the journal had failed already: the replies hold no data, see journalFailed
 }
 
 // commitPoint is the point behind everything executed so far. The engine's
 // lock is held.
-func (s *Server) commitPoint() commitPoint { return commitPoint{s.persist.stream, s.streamEnd()} }
+func (s *Server) commitPoint() commitPoint {
+	return commitPoint{s.persist.stream, s.streamEnd(), s.e.State.ReadsRefused}
+}
 
 // unsynced reports whether something was executed that is not on the disk yet.
 func (s *Server) unsynced() bool {
@@ -47,7 +51,7 @@ func (s *Server) unsynced() bool {
 // promises.
 func (s *Server) commitStream(at commitPoint) error {
 	st, pos := at.stream, at.pos
-	if st == nil { // the data is still being loaded
+	if st == nil || at.failed { // no stream: the data is still being loaded
 		return nil
 	}
 	if st.Flushed() < pos {
@@ -83,32 +87,44 @@ func (s *Server) refuseReplies(conns []*conn, err error) {
 		}
 		if strict || c.cl.Woff > safe {
 			c.out = resp.AppendError(c.out[:c.outPos], s.e.State.DiskError)
-			c.outPending = int64(len(c.out) - c.outPos)
-			c.closeWhen = closeAfterReply
+			c.closeWhen, c.ending = closeAfterReply, closeAfterReply
 		}
 	}
 }
 
 // journalFailed notes that the journal cannot be written: from now on writes
-// are refused. The engine's lock is held.
+// are refused. Under appendfsync always so are reads, since what is in memory may
+// not be on the disk; replies that were made before and wait to be taken are
+// replaced, and whatever is replied afterwards holds no data. The engine's lock
+// is held.
 func (s *Server) journalFailed(err error) {
 	if s.persist.journalErr == nil {
 		s.log.Warning("Error writing to the journal: %s. Write commands are refused until it can be written again.", err)
 	}
 	s.persist.journalErr = err
+	refused := s.e.State.ReadsRefused
 	s.updateDiskError()
+	if !refused && s.e.State.ReadsRefused {
+		for _, c := range s.conns {
+			if len(c.cl.Buf) > 0 && !c.cl.Has(command.FlagReplica|command.FlagMaster) {
+				c.cl.Buf = resp.AppendError(c.cl.Buf[:0], s.e.State.DiskError)
+				c.closeLater(true)
+			}
+		}
+	}
 }
 
 // updateDiskError derives what write commands are told. The engine's lock is
 // held.
 func (s *Server) updateDiskError() {
+	s.e.State.ReadsRefused = s.persist.journalErr != nil && s.cfg.AppendFsync == config.FsyncAlways
 	switch {
-	case s.persist.journalErr != nil:
-		s.e.State.DiskError = "MISCONF Errors writing to the AOF file: " + errnoText(s.persist.journalErr)
 	case s.persist.lastSaveFailed && s.cfg.StopWritesOnBgsaveError && len(s.cfg.SavePoints) > 0:
 		s.e.State.DiskError = "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. " +
 			"Commands that may modify the data set are disabled, because this instance is configured to report errors during writes " +
 			"if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error."
+	case s.persist.journalErr != nil:
+		s.e.State.DiskError = "MISCONF Errors writing to the AOF file: " + errnoText(s.persist.journalErr)
 	default:
 		s.e.State.DiskError = ""
 	}

@@ -48,16 +48,23 @@ type conn struct {
 	closed     bool
 	waiting    bool // postponed by CLIENT PAUSE
 	softSince  time.Time
-	outPending int64 // bytes that the driver holds and has not written
+	outPending int64 // bytes that the driver could not write at once
 	inPending  int64
+	trim       bool  // idle: takeReply gives the buffers back
+	trimmedMs  int64 // cl.LastMs when that was done last
 	cmdBytes   int64
 	closeCause string
 
 	handshake *replicaLink // what REPLCONF has said
 	replica   *replicaLink // set on a replica's connection
 	master    bool
-	want      bool // EPOLLOUT is on
-	gone      bool // dropped by its driver
+
+	// The driver's own.
+	want   bool      // EPOLLOUT is on
+	gone   bool      // dropped
+	again  bool      // in its loop's list of connections with input left
+	held   int64     // what outPending is
+	ending closeWhen // what closeWhen was at the last takeReply
 }
 
 type closeWhen uint8
@@ -118,6 +125,7 @@ func (c *conn) closeLater(afterReply bool) {
 	}
 	if !afterReply {
 		c.closeWhen = closeNow
+		c.queued = false // a driver that is at sending has to hear of it
 	} else if c.closeWhen == closeNot {
 		c.closeWhen = closeAfterReply
 	}
@@ -130,7 +138,10 @@ func (c *conn) closeLater(afterReply bool) {
 func (c *conn) execute(buf []byte) (taken int, more bool) {
 	s, cl := c.s, c.cl
 	for n := 0; ; n++ {
-		if cl.Has(command.FlagBlocked) || c.waiting || c.closeWhen != closeNot || c.closed {
+		if c.closeWhen != closeNot || c.closed || s.shutdown.over {
+			return len(buf), false // nobody is going to execute the rest
+		}
+		if cl.Has(command.FlagBlocked) || c.waiting {
 			return taken, false
 		}
 		if n == maxPerBatch {
@@ -162,10 +173,13 @@ func (c *conn) protocolError(err error, _ []byte) {
 }
 
 // takeReply moves what is to be sent from the client to the driver's side and
-// judges the output buffer limits. The engine's lock is held.
+// judges the output buffer limits. The engine's lock is held, by the driver.
 func (c *conn) takeReply() {
 	cl := c.cl
 	c.queued = false
+	if c.trim {
+		c.giveBack()
+	}
 	if len(cl.Buf) > 0 {
 		if c.outPos == len(c.out) {
 			// Nothing unsent: the two buffers change places, no byte moves.
@@ -175,14 +189,42 @@ func (c *conn) takeReply() {
 				cl.Buf = nil
 			}
 		} else {
+			if c.outPos > len(c.out)/2 { // a slow reader never lets it run empty
+				c.out = c.out[:copy(c.out, c.out[c.outPos:])]
+				c.outPos = 0
+			}
 			c.out = append(c.out, cl.Buf...)
-			cl.Buf = cl.Buf[:0]
+			if cl.Buf = cl.Buf[:0]; cap(cl.Buf) > keepBuffer {
+				cl.Buf = nil
+			}
 		}
 	}
-	c.outPending = int64(len(c.out) - c.outPos)
-	if c.outPending > 0 {
-		c.checkOutputLimit()
+	if n := len(c.out) - c.outPos; n > 0 {
+		c.checkOutputLimit(int64(n))
 	}
+	c.ending = c.closeWhen
+}
+
+// giveBack drops the buffers of an idle connection. The engine's lock is held,
+// by the driver.
+func (c *conn) giveBack() {
+	c.trim = false
+	if len(c.cl.Buf) == 0 {
+		c.cl.Buf = nil
+	}
+	if c.outPos == len(c.out) {
+		c.out, c.outPos = nil, 0
+	}
+	if len(c.in) == 0 {
+		c.in = nil
+		c.freshParser()
+	}
+}
+
+// freshParser forgets a parser's memory, which may keep a large input alive.
+// No request may be half read.
+func (c *conn) freshParser() {
+	c.parser = resp.Parser{MaxBulk: c.parser.MaxBulk, Unauthenticated: c.parser.Unauthenticated, Trusted: c.parser.Trusted}
 }
 
 // class is the client's class for output buffer limits.
@@ -196,12 +238,14 @@ func (c *conn) class() int {
 	return config.ClientNormal
 }
 
-func (c *conn) checkOutputLimit() {
+// checkOutputLimit closes a client that has used bytes of replies waiting, if
+// that is beyond what its class may have.
+func (c *conn) checkOutputLimit(bytes int64) {
 	if c.cl.Has(command.FlagMaster) {
 		return
 	}
 	limit := c.s.cfg.ClientOutputBufferLimits[c.class()]
-	used := uint64(c.outPending)
+	used := uint64(bytes)
 	over := limit.Hard > 0 && used >= limit.Hard
 	if limit.Soft > 0 && used >= limit.Soft {
 		now := time.Now()
@@ -237,6 +281,7 @@ func (c *conn) keepRest(buf []byte, taken int, own bool) {
 	case len(rest) == 0:
 		if cap(c.in) > keepBuffer {
 			c.in = nil
+			c.freshParser()
 		} else {
 			c.in = c.in[:0]
 		}

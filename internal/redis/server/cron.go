@@ -198,14 +198,15 @@ func (s *Server) clientCron(c *conn, _ time.Time) {
 			return
 		}
 	}
-	if c.outPending > 0 {
-		c.checkOutputLimit()
+	if held := c.outPending + int64(len(cl.Buf)); held > 0 {
+		c.checkOutputLimit(held)
 		if c.closeWhen == closeNow {
 			c.closeLater(false)
 		}
 	}
-	if idle > 2000 && len(cl.Buf) == 0 && cap(cl.Buf) > 1024 && !c.queued {
-		cl.Buf = nil
+	if idle > 2000 && c.trimmedMs != cl.LastMs && !cl.Has(command.FlagMaster|command.FlagReplica) {
+		c.trimmedMs, c.trim = cl.LastMs, true
+		c.wake() // the buffers are its driver's
 	}
 }
 

@@ -26,7 +26,14 @@ type gateway struct {
 	once    sync.Once
 }
 
-func (g *gateway) wake(*conn) { g.poke(func() { g.more = true }) }
+func (g *gateway) wake(c *conn) {
+	if c != nil && c.closeWhen == closeNow {
+		// The writer may wait for a peer that does not read.
+		go g.drop(c)
+		return
+	}
+	g.poke(func() { g.more = true })
+}
 
 func (g *gateway) resume(*conn) { g.poke(func() { g.resumed, g.more = true, true }) }
 
@@ -51,19 +58,51 @@ func (s *Server) startTLS(fd int, ln *listener, addr, laddr string) {
 		s.log.Warning("Error accepting a client connection: %s", err)
 		return
 	}
+	if !s.handshakeBegins(raw) {
+		_ = raw.Close()
+		return
+	}
 	s.gateways.Add(1)
 	go func() {
 		defer s.gateways.Done()
 		nc := tls.Server(raw, ln.tls)
-		_ = nc.SetDeadline(time.Now().Add(10 * time.Second)) // for the handshake
-		if err := nc.Handshake(); err != nil {
+		_ = nc.SetDeadline(time.Now().Add(handshakeTime))
+		err := nc.Handshake()
+		s.handshakeOver(raw)
+		if err != nil {
 			s.log.Verbose("Error accepting a client connection: %s addr=%s", err, addr)
 			_ = nc.Close()
 			return
 		}
 		_ = nc.SetDeadline(time.Time{})
+		if text := s.refuseProtected(addr, ln); text != "" {
+			_, _ = nc.Write([]byte(text)) // courtesy; it is closed anyway
+			_ = nc.Close()
+			return
+		}
 		s.serveGateway(nc, addr, laddr)
 	}()
+}
+
+// handshakeTime is how long a peer may take for the handshake of TLS.
+const handshakeTime = 10 * time.Second
+
+// handshakeBegins notes a socket that is not a client yet; false when the
+// server stops.
+func (s *Server) handshakeBegins(nc net.Conn) bool {
+	s.e.Lock()
+	defer s.e.Unlock()
+	if s.shutdown.over {
+		return false
+	}
+	s.handshakes[nc] = struct{}{}
+	return true
+}
+
+func (s *Server) handshakeOver(nc net.Conn) {
+	s.e.Lock()
+	delete(s.handshakes, nc)
+	s.e.Unlock()
 }
 
 // serveGateway serves a connection until it ends.
@@ -71,6 +110,11 @@ func (s *Server) serveGateway(nc net.Conn, addr, laddr string) {
 	g := &gateway{s: s, nc: nc}
 	g.cond = sync.NewCond(&g.mu)
 	s.e.Lock()
+	if s.shutdown.over {
+		s.e.Unlock()
+		_ = nc.Close()
+		return
+	}
 	s.e.BeginBatch(time.Now().UnixMicro())
 	c := s.newConn(g, addr, laddr)
 	c.cl.Flags |= command.FlagTLS
@@ -114,16 +158,24 @@ func (g *gateway) readLoop() {
 
 // take appends input and executes it.
 func (g *gateway) take(b []byte) bool {
-	e := g.s.e
+	e, c := g.s.e, g.c
 	e.Lock()
 	defer e.Unlock()
-	if g.c.closed {
+	if c.closed || c.closeWhen == closeNow {
 		return false
 	}
-	g.c.in = append(g.c.in, b...)
+	if c.closeWhen == closeNot {
+		c.in = append(c.in, b...)
+	}
 	g.process()
-	if !g.c.checkInputLimit() {
+	if !c.checkInputLimit() {
 		return false
+	}
+	// The writer may be at a peer that does not read: it judges too late.
+	if held := c.outPending + int64(len(c.cl.Buf)); held > 0 {
+		if c.checkOutputLimit(held); c.closeWhen == closeNow {
+			return false
+		}
 	}
 	return true
 }
@@ -136,6 +188,10 @@ func (g *gateway) process() {
 		var taken int
 		taken, more = c.execute(c.in)
 		c.keepRest(c.in, taken, true)
+		if more { // nobody starves
+			g.s.e.Unlock()
+			g.s.e.Lock()
+		}
 	}
 	if len(c.cl.Buf) > 0 || c.closeWhen != closeNot {
 		c.wake()
@@ -173,6 +229,7 @@ func (g *gateway) sendOnce(again bool) bool {
 		g.process()
 	}
 	c.takeReply()
+	c.outPending = int64(len(c.out) - c.outPos)
 	when, pos := c.closeWhen, s.commitPoint()
 	s.e.Unlock()
 	if when == closeNow {
@@ -190,7 +247,9 @@ func (g *gateway) sendOnce(again bool) bool {
 			return false
 		}
 	}
-	c.out, c.outPos = c.out[:0], 0
+	if c.out, c.outPos = c.out[:0], 0; cap(c.out) > keepBuffer {
+		c.out = nil
+	}
 	s.e.Lock()
 	c.outPending = 0
 	when = c.closeWhen

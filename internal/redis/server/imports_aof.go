@@ -40,6 +40,9 @@ func (s *Server) applyAOF(path string, r io.Reader, cl *command.Client) error {
 		n, err := r.Read(chunk)
 		buf = append(buf, chunk[:n]...)
 		used, perr := s.applyCommands(&p, buf, cl)
+		if errors.Is(perr, errStopped) {
+			return perr
+		}
 		if perr != nil {
 			return fmt.Errorf("Bad file format reading the append only file %s: make a backup of your AOF file, then use ./redis-check-aof --fix <filename.manifest>: %w", path, perr)
 		}
@@ -64,7 +67,7 @@ func (s *Server) applyAOF(path string, r io.Reader, cl *command.Client) error {
 }
 
 func (s *Server) applyCommands(p *resp.Parser, buf []byte, cl *command.Client) (used int, err error) {
-	for {
+	for done := 0; ; {
 		// Annotations (#TS:...) stand between commands.
 		for used < len(buf) && buf[used] == '#' {
 			end := indexByte(buf[used:], '\n')
@@ -78,9 +81,16 @@ func (s *Server) applyCommands(p *resp.Parser, buf []byte, cl *command.Client) (
 			return used, err
 		}
 		if len(p.Args) > 0 {
-			s.e.Dispatch(cl, p.Args)
+			if err := s.replayOne(cl, p.Args); err != nil {
+				return used, err
+			}
 		}
 		used += n
+		if done++; done%256 == 0 {
+			if s.yieldNow(); s.stopped() {
+				return used, errStopped
+			}
+		}
 	}
 }
 

@@ -21,16 +21,30 @@ const protectedText = "-DENIED Redis is running in protected mode because protec
 	"4) Setup a an authentication password for the default user. " +
 	"NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n"
 
-// refuseConnection returns what a new connection is told before it is closed,
-// "" when it is welcome.
-func (s *Server) refuseConnection(addr string, ln *listener) string {
+const crowdedText = "-ERR max number of clients reached\r\n"
+
+// admit counts a new connection. text is what it is told before it is closed,
+// "" when it is welcome; keepAlive is tcp-keepalive.
+func (s *Server) admit(addr string, ln *listener) (text string, keepAlive int) {
+	s.e.Lock()
+	if len(s.conns)+len(s.handshakes) >= s.cfg.MaxClients {
+		s.stat.rejected++
+		text = crowdedText
+	} else {
+		s.stat.accepted++
+	}
+	keepAlive = s.cfg.TCPKeepalive
+	s.e.Unlock()
+	if text == "" && ln.tls == nil { // with TLS it is told behind the handshake
+		text = s.refuseProtected(addr, ln)
+	}
+	return text, keepAlive
+}
+
+// refuseProtected is protected mode.
+func (s *Server) refuseProtected(addr string, ln *listener) string {
 	s.e.Lock()
 	defer s.e.Unlock()
-	s.stat.accepted++
-	if len(s.conns) >= s.cfg.MaxClients {
-		s.stat.rejected++
-		return "-ERR max number of clients reached\r\n"
-	}
 	if s.cfg.ProtectedMode && s.cfg.RequirePass == "" && !ln.unix && !isLoopback(addr) {
 		s.stat.rejected++
 		return protectedText

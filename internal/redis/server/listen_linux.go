@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ type listener struct {
 	unix  bool
 	tls   *tls.Config
 	where string
+	gone  atomic.Bool // its address was given up; the loop is going to close it
 }
 
 // listen opens all configured addresses.
@@ -53,17 +55,13 @@ func (s *Server) listen() error {
 func (s *Server) listenTCP(port int, conf *tls.Config) error {
 	opened := 0
 	for _, bind := range s.cfg.Bind {
-		addr, optional := strings.CutPrefix(bind, "-")
-		network := "tcp4"
-		switch {
-		case addr == "*":
-			addr = "0.0.0.0"
-		case addr == "::*":
-			addr, network = "::", "tcp6"
-		case strings.Contains(addr, ":"):
-			network = "tcp6"
+		network, addr, optional := bindAddress(bind)
+		where := net.JoinHostPort(addr, strconv.Itoa(port))
+		if s.isOpen(where, conf != nil) {
+			opened++
+			continue
 		}
-		err := s.listenOne(network, net.JoinHostPort(addr, strconv.Itoa(port)), conf)
+		err := s.listenOne(network, where, conf)
 		if err == nil {
 			opened++
 			continue
@@ -75,12 +73,39 @@ func (s *Server) listenTCP(port int, conf *tls.Config) error {
 		if network == "tcp6" && ignorableBind(err) {
 			continue
 		}
-		return fmt.Errorf("Failed listening on port %d (TCP), aborting.", port)
+		return &listenError{port, err}
 	}
-	if opened == 0 {
+	if opened == 0 && len(s.cfg.Bind) > 0 {
 		return fmt.Errorf("Failed listening on port %d (TCP), aborting.", port)
 	}
 	return nil
+}
+
+// listenError says that a port could not be listened on, in the words of Redis.
+type listenError struct {
+	port int
+	err  error
+}
+
+func (e *listenError) Error() string {
+	return fmt.Sprintf("Failed listening on port %d (TCP), aborting.", e.port)
+}
+
+func (e *listenError) Unwrap() error { return e.err }
+
+// bindAddress reads an address of bind: "*" is every one of IPv4, "::*" of
+// IPv6, and one behind '-' may be missing.
+func bindAddress(bind string) (network, addr string, optional bool) {
+	addr, optional = strings.CutPrefix(bind, "-")
+	switch {
+	case addr == "*":
+		return "tcp4", "0.0.0.0", optional
+	case addr == "::*":
+		return "tcp6", "::", optional
+	case strings.Contains(addr, ":"):
+		return "tcp6", addr, optional
+	}
+	return "tcp4", addr, optional
 }
 
 func ignorableBind(err error) bool {
@@ -165,10 +190,7 @@ func (l *loop) acceptFrom(ln *listener) {
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		default:
-			// Out of descriptors, most likely: leave the rest in the queue, and
-			// do not spin on it.
-			s.log.Warning("Accepting client connection: %s", err)
-			time.Sleep(time.Millisecond)
+			l.acceptFailed(ln, err)
 			return
 		}
 		addr, laddr := sockString(sa), ""
@@ -179,12 +201,17 @@ func (l *loop) acceptFrom(ln *listener) {
 				laddr = sockString(lsa)
 			}
 			_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-			setKeepAlive(fd, s.cfg.TCPKeepalive)
 		}
-		if text := s.refuseConnection(addr, ln); text != "" {
-			_, _ = unix.Write(fd, []byte(text)) // courtesy; the socket is closed anyway
+		text, keepAlive := s.admit(addr, ln)
+		if text != "" {
+			if ln.tls == nil {
+				_, _ = unix.Write(fd, []byte(text)) // courtesy; the socket is closed anyway
+			}
 			_ = unix.Close(fd)
 			continue
+		}
+		if !ln.unix {
+			setKeepAlive(fd, keepAlive)
 		}
 		if ln.tls != nil {
 			s.startTLS(fd, ln, addr, laddr)
@@ -197,6 +224,44 @@ func (l *loop) acceptFrom(ln *listener) {
 			target.handOver(fd, ln, addr, laddr)
 		}
 	}
+}
+
+// acceptFailed handles an accept that the system refused, out of descriptors
+// most likely. The listener stays readable, so the one who waits there is let
+// in on a descriptor kept for that, told, and dropped; whatever else it is, the
+// listener has a pause instead of a loop that spins.
+func (l *loop) acceptFailed(ln *listener, err error) {
+	if now := time.Now(); now.Sub(l.refusedAt) >= time.Second {
+		l.refusedAt = now
+		l.s.log.Warning("Accepting client connection: %s", err)
+	}
+	if (err == unix.EMFILE || err == unix.ENFILE) && l.spare >= 0 {
+		_ = unix.Close(l.spare)
+		fd, _, aerr := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if aerr == nil {
+			if ln.tls == nil {
+				_, _ = unix.Write(fd, []byte(crowdedText)) // courtesy
+			}
+			_ = unix.Close(fd)
+		}
+		l.spare = openSpare()
+		if aerr == nil {
+			l.s.e.Lock()
+			l.s.stat.rejected++
+			l.s.e.Unlock()
+			return
+		}
+	}
+	time.Sleep(10 * time.Millisecond)
+}
+
+// openSpare opens a descriptor that is only there to be closed; -1 if none is free.
+func openSpare() int {
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
 }
 
 func setKeepAlive(fd, seconds int) {

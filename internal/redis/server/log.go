@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
@@ -17,7 +18,7 @@ import (
 type Logger struct {
 	mu     sync.Mutex
 	out    io.Writer
-	file   *os.File // what out is, when the log has a file of its own
+	path   string // of the log's own file, "" when there is none
 	level  config.LogLevel
 	format config.LogFormat
 	role   func() byte
@@ -29,13 +30,22 @@ type Logger struct {
 func NewLogger(path string, level config.LogLevel, format config.LogFormat, role func() byte) (*Logger, error) {
 	l := &Logger{out: os.Stdout, level: level, format: format, role: role}
 	if path != "" {
-		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		f, err := openLog(path)
 		if err != nil {
 			return nil, fmt.Errorf("Can't open the log file: %w", err)
 		}
-		l.out, l.file = f, f
+		if err := f.Close(); err != nil {
+			return nil, fmt.Errorf("Can't open the log file: %w", err)
+		}
+		if l.path, err = filepath.Abs(path); err != nil {
+			return nil, fmt.Errorf("Can't open the log file: %w", err)
+		}
 	}
 	return l, nil
+}
+
+func openLog(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 }
 
 // SetLevel changes the least level that is logged.
@@ -45,12 +55,18 @@ func (l *Logger) SetLevel(level config.LogLevel) {
 	l.mu.Unlock()
 }
 
-// Close closes the log file, if there is one.
-func (l *Logger) Close() error {
-	if l.file == nil {
-		return nil
+// write opens the file for each line, so that it can be moved away at any time
+// by whoever rotates logs. A log that cannot be written must not stop the
+// server; there is nobody left to tell.
+func (l *Logger) write(b []byte) {
+	if l.path == "" {
+		_, _ = l.out.Write(b)
+		return
 	}
-	return l.file.Close()
+	if f, err := openLog(l.path); err == nil {
+		_, _ = f.Write(b)
+		_ = f.Close()
+	}
 }
 
 var levelWords = [...]string{"debug", "verbose", "notice", "warning"}
@@ -84,9 +100,7 @@ func (l *Logger) Log(level config.LogLevel, format string, args ...any) {
 		b = append(b, '\n')
 	}
 	l.buf = b
-	// A log that cannot be written must not stop the server; there is nobody
-	// left to tell.
-	_, _ = l.out.Write(b)
+	l.write(b)
 }
 
 func roleWord(role byte) string {

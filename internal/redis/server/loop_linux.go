@@ -16,6 +16,7 @@ import (
 const (
 	maxEvents     = 512
 	acceptPerTick = 1000
+	flushShare    = 1 << 20 // bytes that one connection is sent in one tick, about
 )
 
 // loop serves connections by epoll. One tick: wait; read, parse and execute
@@ -33,7 +34,9 @@ type loop struct {
 	shared []byte  // input of a connection that has nothing left over
 	ready  []*conn // connections of this tick that have replies to send
 	again  []*conn // connections whose input was not used up in the last tick
-	stopFD bool
+	spare  int     // a descriptor to be closed when there is no other
+
+	refusedAt time.Time // when the last failure of accept was logged
 
 	replicas   []*conn      // replicas that this loop sends to
 	pumps      atomic.Int32 // their number
@@ -43,7 +46,8 @@ type loop struct {
 	dirty   []*conn
 	resumed []*conn
 	arrived []arrival
-	awake   bool // the loop will look at dirty before it sleeps
+	posted  []func(*loop) // to be run in the next tick
+	awake   bool          // the loop will look at dirty before it sleeps
 	quit    bool
 }
 
@@ -64,7 +68,7 @@ func newLoop(s *Server, id int) (*loop, error) {
 		return nil, errors.Join(err, unix.Close(ep))
 	}
 	l := &loop{s: s, id: id, ep: ep, wakeFD: efd, events: make([]unix.EpollEvent, maxEvents),
-		byFD: make(map[int]*conn), accept: make(map[int]*listener), shared: make([]byte, readChunk)}
+		spare: -1, byFD: make(map[int]*conn), accept: make(map[int]*listener), shared: make([]byte, readChunk)}
 	if err := l.add(efd, unix.EPOLLIN); err != nil {
 		return nil, err
 	}
@@ -121,8 +125,8 @@ func (l *loop) run() {
 			l.s.log.Warning("epoll_wait: %s", err)
 			time.Sleep(10 * time.Millisecond)
 		}
-		now := time.Now()
 		l.roused()
+		now := time.Now()
 		for i := range max(n, 0) {
 			l.event(&l.events[i], now)
 		}
@@ -184,11 +188,21 @@ func (l *loop) wait() (int, error) {
 func (l *loop) roused() {
 	l.s.e.Lock()
 	l.awake = true
-	l.again = append(l.again, l.resumed...)
+	for i, c := range l.resumed {
+		if l.resumed[i] = nil; !c.again {
+			c.again = true
+			l.again = append(l.again, c)
+		}
+	}
 	l.resumed = l.resumed[:0]
 	arrived := l.arrived
 	l.arrived = nil
+	posted := l.posted
+	l.posted = nil
 	l.s.e.Unlock()
+	for _, fn := range posted {
+		fn(l)
+	}
 	for _, a := range arrived {
 		l.adopt(a.fd, a.ln, a.addr, a.laddr)
 	}
@@ -210,7 +224,9 @@ func (l *loop) event(ev *unix.EpollEvent, now time.Time) {
 		return
 	}
 	if ln := l.accept[fd]; ln != nil {
-		l.acceptFrom(ln)
+		if !ln.gone.Load() {
+			l.acceptFrom(ln)
+		}
 		return
 	}
 	c := l.byFD[fd]
@@ -220,7 +236,8 @@ func (l *loop) event(ev *unix.EpollEvent, now time.Time) {
 	if ev.Events&unix.EPOLLOUT != 0 {
 		l.ready = append(l.ready, c)
 	}
-	if ev.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLRDHUP) != 0 {
+	// What is read already comes first: that bounds what is held unexecuted.
+	if ev.Events&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLRDHUP) != 0 && !c.again {
 		l.readable(c, now)
 	}
 }
@@ -283,7 +300,8 @@ func (l *loop) process(c *conn, buf []byte, own bool, now time.Time) {
 	e.BeginBatch(now.UnixMicro())
 	taken, more := c.execute(buf)
 	c.keepRest(buf, taken, own)
-	if more {
+	if more && !c.again {
+		c.again = true
 		l.again = append(l.again, c)
 	}
 	if !c.checkInputLimit() {
@@ -306,6 +324,7 @@ func (l *loop) runAgain(now time.Time) {
 	todo := l.again
 	l.again = nil
 	for _, c := range todo {
+		c.again = false
 		if !c.gone && len(c.in) > 0 {
 			l.process(c, c.in, true, now)
 		}
@@ -339,7 +358,7 @@ func (l *loop) commit() (quit bool) {
 	pos := s.commitPoint()
 	quit = l.quit
 	l.awake = false
-	if len(l.resumed) > 0 {
+	if len(l.resumed)+len(l.arrived) > 0 {
 		l.rouse()
 	}
 	e.Unlock()
@@ -365,10 +384,11 @@ func (l *loop) commit() (quit bool) {
 
 // flush writes what the socket takes.
 func (l *loop) flush(c *conn) {
-	for c.outPos < len(c.out) {
+	for share := flushShare; c.outPos < len(c.out) && share > 0; {
 		n, err := writeFD(c.fd, c.out[c.outPos:])
 		if n > 0 {
 			c.outPos += n
+			share -= n
 			l.s.stat.writes.Add(1)
 			l.s.stat.outBytes.Add(int64(n))
 		}
@@ -392,16 +412,26 @@ func (l *loop) flush(c *conn) {
 		}
 		c.outPos = 0
 	}
-	c.outPending = int64(len(c.out) - c.outPos)
+	c.noteHeld()
 	if c.replica != nil && done {
 		done = l.s.pump(c, func(b []byte) (int, error) { return writeFD(c.fd, b) })
 	}
 	l.arm(c, !done)
-	if c.closeWhen == closeNow || (c.closeWhen == closeAfterReply && done) {
+	if c.ending == closeNow || (c.ending == closeAfterReply && done) {
 		l.s.e.Lock()
 		l.s.forget(c)
 		l.s.e.Unlock()
 		l.drop(c)
+	}
+}
+
+// noteHeld tells others how much the socket did not take.
+func (c *conn) noteHeld() {
+	if n := int64(len(c.out) - c.outPos); n != c.held {
+		c.held = n
+		c.s.e.Lock()
+		c.outPending = n
+		c.s.e.Unlock()
 	}
 }
 
@@ -446,6 +476,9 @@ func (l *loop) closeAll() {
 		l.s.forget(c)
 		e.Unlock()
 		l.drop(c)
+	}
+	if l.spare >= 0 {
+		_ = unix.Close(l.spare)
 	}
 	_ = unix.Close(l.wakeFD)
 	_ = unix.Close(l.ep)

@@ -33,6 +33,7 @@ type persistence struct {
 	running    atomic.Bool // a snapshot runs
 	job        *snapshotJob
 	journalErr error
+	journalAt  string // directory of journal
 	nextReopen time.Time
 
 	lastSave           time.Time // of dump.rdb
@@ -53,7 +54,8 @@ type persistence struct {
 	loadTotal          int64
 	loadDone           atomic.Int64
 	savedDirty         int64
-	checkpointFailures int
+	checkpointFailures int       // in a row
+	ckptRetry          time.Time // no automatic checkpoint before
 }
 
 // streamDB is the database that the stream is at. The engine's lock is held.
@@ -88,9 +90,17 @@ func journalLevel(f config.AppendFsync) journal.Level {
 	return journal.LevelEverySec
 }
 
-func (s *Server) journalPath() string { return s.fs.PathJoin(s.cfg.Dir, journalDir) }
+// journalPath is where the journal is; one that is open stays where it is when
+// CONFIG SET dir changes the directory for what comes later.
+func (s *Server) journalPath() string {
+	if s.persist.journal != nil {
+		return s.persist.journalAt
+	}
+	return s.fs.PathJoin(s.cfg.Dir, journalDir)
+}
 
 func (s *Server) openJournal() (*journal.Journal, journal.Recovery, error) {
+	s.persist.journalAt = s.journalPath()
 	return journal.Open(journal.Options{
 		FS: s.fs, Dir: s.journalPath(), SegmentSize: int64(s.cfg.JournalSegmentSize), PreZero: true,
 		Level: journalLevel(s.cfg.AppendFsync), MemoryWindow: int(min(s.cfg.ReplBacklogSize, 64<<20)),
@@ -119,7 +129,6 @@ func (s *Server) loadJournal() error {
 	} else if err := s.replay(rec); err != nil {
 		return err
 	}
-	s.e.Stream = s
 	return nil
 }
 
@@ -215,10 +224,23 @@ func (s *Server) applyPayload(cl *command.Client, b []byte) error {
 			return io.ErrUnexpectedEOF
 		}
 		if len(p.Args) > 0 {
-			s.e.Dispatch(cl, p.Args)
+			if err := s.replayOne(cl, p.Args); err != nil {
+				return err
+			}
 		}
 		b = b[n:]
 	}
+	return nil
+}
+
+// replayOne executes one command of a journal or an append-only file. A command
+// that this server does not know, because it was renamed or belongs to another
+// version, must not be passed over: the data would silently differ.
+func (s *Server) replayOne(cl *command.Client, args [][]byte) error {
+	if s.e.Table.Lookup(args[0]) == nil {
+		return fmt.Errorf("Unknown command '%s' reading the append only file", args[0][:min(len(args[0]), 128)])
+	}
+	s.e.Dispatch(cl, args)
 	return nil
 }
 
@@ -257,7 +279,7 @@ func (s *Server) importDump() error {
 
 // loadDump is start-up without a journal.
 func (s *Server) loadDump() error {
-	if s.fs.PathJoin(s.cfg.Dir, "") != "" && s.isFile(s.fs.PathJoin(s.journalPath(), "manifest-a")) {
+	if s.fs.PathJoin(s.cfg.Dir, "") != "" && s.isFile(s.fs.PathJoin(s.journalPath(), "journal.manifest-a")) {
 		s.log.Warning("There is a journal in %s, but appendonly is no: it is not read. Start with --appendonly yes to use it.", s.journalPath())
 	}
 	if err := s.importDump(); err != nil {
@@ -266,7 +288,6 @@ func (s *Server) loadDump() error {
 	m := journal.NewMemory(int(s.cfg.ReplBacklogSize))
 	m.Reset(s.repl.startOffset())
 	s.persist.stream = m
-	s.e.Stream = s
 	return nil
 }
 
@@ -416,27 +437,51 @@ func (s *Server) startCheckpoint() error {
 	name := checkpointName(s.streamEnd())
 	t, err := newFileTarget(s.fs, s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
-		s.persist.lastCkptFailed = true
+		s.checkpointFailed()
 		return err
 	}
 	s.log.Notice("Background checkpoint started")
-	gen := jr.Manifest().Generation
-	bytes := jr.Stats().DiskBytes
-	s.startSnapshot("checkpoint", t, func(j *snapshotJob, err error) {
+	s.startSnapshot("checkpoint", &checkpointTarget{t, jr, s.streamEnd()}, func(j *snapshotJob, err error) {
 		s.persist.lastCkptSec = int64(time.Since(j.began).Seconds())
-		if err == nil && jr.Manifest().Generation == gen && s.persist.journal == jr {
-			err = jr.CheckpointDone(name, j.pos)
-		}
-		s.persist.lastCkptFailed = err != nil
 		if err != nil {
 			s.log.Warning("Background checkpoint failed: %s", err)
+			s.checkpointFailed()
 			return
 		}
+		s.persist.lastCkptFailed, s.persist.checkpointFailures = false, 0
 		s.persist.ckpts++
-		s.persist.ckptSize, s.persist.ckptBase = t.written, max(0, jr.Stats().DiskBytes-bytes)
+		s.persist.ckptSize, s.persist.ckptBase = t.written, jr.Stats().DiskBytes
 		s.log.Notice("Background checkpoint terminated with success: position %d, %d bytes", j.pos, t.written)
 	})
 	return nil
+}
+
+// checkpointTarget is a file that becomes the journal's checkpoint when it is
+// whole. Whoever begins a new generation ends the running snapshot first, so
+// that it never becomes the checkpoint of another one.
+type checkpointTarget struct {
+	*fileTarget
+	jr  *journal.Journal
+	pos uint64
+}
+
+// Finish implements snapshotTarget. It syncs several times and holds no lock of
+// the server meanwhile.
+func (t *checkpointTarget) Finish() error {
+	if err := t.fileTarget.Finish(); err != nil {
+		return err
+	}
+	// On error the file stays: a restart may find it named.
+	return t.jr.CheckpointDone(t.name, t.pos)
+}
+
+// checkpointFailed sees to it that automatic checkpoints are tried less and less
+// often while they fail.
+func (s *Server) checkpointFailed() {
+	s.persist.lastCkptFailed = true
+	wait := min(time.Hour, 5*time.Second<<min(s.persist.checkpointFailures, 10))
+	s.persist.checkpointFailures++
+	s.persist.ckptRetry = time.Now().Add(wait)
 }
 
 // startBgsave begins a snapshot into dump.rdb while serving. The engine's lock
@@ -444,7 +489,7 @@ func (s *Server) startCheckpoint() error {
 func (s *Server) startBgsave() error {
 	s.persist.bgsaveScheduled = false
 	s.persist.lastSaveTry = time.Now()
-	t, err := newFileTarget(s.fs, s.cfg.Dir, fmt.Sprintf("temp-%d.rdb", s.persist.saves), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
+	t, err := newFileTarget(s.fs, s.cfg.Dir, tempDump(), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
 		s.saveFailed(err)
 		return err
@@ -462,6 +507,9 @@ func (s *Server) startBgsave() error {
 	})
 	return nil
 }
+
+// tempDump is the name of a dump in the making.
+func tempDump() string { return fmt.Sprintf("temp-%d.rdb", pid()) }
 
 func (s *Server) saveFailed(err error) {
 	s.persist.lastSaveFailed = true
@@ -482,7 +530,7 @@ func (s *Server) saveNow() error {
 	if j := s.persist.job; j != nil {
 		j.cancel("superseded by SAVE")
 	}
-	t, err := newFileTarget(s.fs, s.cfg.Dir, fmt.Sprintf("temp-%d.rdb", pid()), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
+	t, err := newFileTarget(s.fs, s.cfg.Dir, tempDump(), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
 		s.log.Warning("%s", err)
 		s.persist.lastSaveFailed = true
@@ -540,7 +588,11 @@ func (s *Server) checkpointDue() bool {
 	if jr == nil || s.cfg.AutoAOFRewritePercentage == 0 || s.persist.journalErr != nil || !s.every(time.Second) {
 		return false
 	}
-	grown := jr.Stats().DiskBytes - s.persist.ckptBase
+	if time.Now().Before(s.persist.ckptRetry) {
+		return false
+	}
+	// What is kept for replicas does not count, so positions tell.
+	grown := int64(s.streamEnd() - jr.Manifest().CheckpointPos)
 	if grown < s.cfg.AutoAOFRewriteMinSize {
 		return false
 	}
@@ -564,7 +616,14 @@ func (s *Server) reopenJournal(now time.Time) {
 		return
 	}
 	s.persist.nextReopen = now.Add(time.Second)
-	if err := jr.Reopen(); err != nil {
+	err := jr.Reopen()
+	if errors.Is(err, journal.ErrNotHeld) {
+		// What the disk does not have is only in the data by now: begin anew with
+		// all of it.
+		err = s.newGeneration(s.streamEnd(), s.streamDB())
+	}
+	if err != nil {
+		s.log.Verbose("The journal still cannot be written: %s", err)
 		return
 	}
 	s.persist.journalErr = nil
@@ -582,13 +641,26 @@ func (s *Server) setAppendOnly(on bool) error {
 	if on {
 		return s.journalOn(end)
 	}
+	old := s.persist.journal
+	if s.jobIs("checkpoint") {
+		s.persist.job.cancel("appendonly is switched off")
+	}
+	// Other loops may be about to commit what they executed before.
+	if err := old.Flush(); err == nil {
+		if err := old.Sync(end); err != nil {
+			s.log.Warning("Syncing the journal before it is switched off: %s", err)
+		}
+	}
 	m := journal.NewMemory(int(s.cfg.ReplBacklogSize))
 	m.Reset(end)
-	old := s.persist.journal
 	s.switchStream(m, nil)
 	s.persist.journalErr = nil
+	s.persist.ckptScheduled = false
 	s.updateDiskError()
-	return old.Close()
+	if err := old.Close(); err != nil {
+		s.log.Warning("Closing the journal: %s", err)
+	}
+	return nil
 }
 
 // journalOn begins a generation with a checkpoint of the present moment.
@@ -612,6 +684,7 @@ func (s *Server) journalOn(end uint64) error {
 		_ = j.Close() // the error that matters is the first
 		return err
 	}
+	s.sweepJournal(j)
 	s.switchStream(j, j)
 	return nil
 }

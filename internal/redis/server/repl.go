@@ -109,9 +109,21 @@ func (s *Server) startReplication() error {
 func (s *Server) newHistory() error {
 	s.repl.id()
 	s.repl.hist.Shift(randomID(), s.streamEnd())
-	s.log.Notice("Setting secondary replication ID to %s, valid up to offset: %d. New replication ID is %s",
+	s.log.Warning("Setting secondary replication ID to %s, valid up to offset: %d. New replication ID is %s",
 		s.repl.hist.ID2, s.repl.hist.SecondOffset(), s.repl.hist.ID)
 	return s.storeHistory()
+}
+
+// ownHistory is newHistory for a replica that is promoted. If a synchronisation
+// had come half way, the data is not what the journal says: then the journal
+// begins anew with it, and nobody can continue.
+func (s *Server) ownHistory() error {
+	if !s.repl.lost {
+		return s.newHistory()
+	}
+	s.repl.hist.Replace(randomID())
+	s.repl.lost = false
+	return s.newGeneration(s.streamEnd(), -1)
 }
 
 // storeHistory makes the ids durable.
@@ -154,7 +166,11 @@ func (s *Server) updateRoleState() {
 // becomeReplica makes this server a replica of the given master. forced: an
 // administrator or Sentinel said so. The engine's lock is held.
 func (s *Server) becomeReplica(master config.ReplicaOf, forced bool) {
-	s.stopLink()
+	if s.repl.isReplica.Load() {
+		s.stopLink()
+	} else if forced {
+		s.log.Notice("Before turning into a replica, using my own master parameters to synthesize a cached master: I may be able to synchronize with the new master with just a partial transfer.")
+	}
 	s.e.UnblockAllForRoleChange()
 	s.cfg.ReplicaOf = master
 	s.repl.isReplica.Store(true)
@@ -172,14 +188,18 @@ func (s *Server) becomeMaster() {
 	if !s.repl.isReplica.Load() {
 		return
 	}
+	if s.repl.linkState == linkConnected {
+		s.log.Warning("Connection with master lost.")
+		s.log.Notice("Caching the disconnected master state.")
+		s.log.Notice("Discarding previously cached master state.")
+	}
 	s.stopLink()
 	s.cfg.ReplicaOf = config.ReplicaOf{}
 	s.repl.isReplica.Store(false)
 	s.repl.forced = false
 	s.repl.linkState = linkNone
 	s.updateRoleState()
-	s.repl.lost = false
-	if err := s.newHistory(); err != nil {
+	if err := s.ownHistory(); err != nil {
 		s.journalFailed(err)
 	}
 	// The replicas must learn the new id; they continue at once.
@@ -360,17 +380,15 @@ func (s *Server) appendShell(payload string) uint64 {
 // lock is not held.
 func (s *Server) flushStream() {
 	s.e.Lock()
-	st := s.persist.stream
+	at := s.commitPoint()
 	s.e.Unlock()
-	if st == nil {
+	if at.stream == nil || at.stream.Flushed() >= at.pos {
 		return
 	}
-	if end := st.End(); st.Flushed() < end {
-		if err := s.commitStream(commitPoint{st, end}); err != nil {
-			s.e.Lock()
-			s.journalFailed(err)
-			s.e.Unlock()
-		}
+	if err := s.commitStream(at); err != nil {
+		s.e.Lock()
+		s.journalFailed(err)
+		s.e.Unlock()
 	}
 }
 

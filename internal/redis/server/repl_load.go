@@ -335,6 +335,7 @@ func (t *transfer) loadInto(ks *keyspace.Keyspace) error {
 		return linkErrorf("Failed trying to load the MASTER synchronization DB: %s", err)
 	}
 	s.persist.loadedKeys = ld.Loaded
+	s.log.Notice("Done loading RDB, keys loaded: %d, keys expired: %d.", ld.Loaded, ld.Expired)
 	if t.file != nil {
 		s.e.Unlock()
 		err = t.seal()
@@ -362,22 +363,35 @@ func (t *transfer) adopt() error {
 	s.repl.lost = true // until the journal says the same as the memory
 	hist := replication.History{ID: t.reply.ID}
 	s.e.SetStreamDB(t.facts.streamDB)
-	if err := t.newStream(hist); err != nil {
-		s.journalFailed(err)
-		return linkErrorf("The synchronized data cannot be made durable: %s", err)
+	jr, st := s.persist.journal, s.persist.stream
+	// Nobody appends while a replica loads, so the disk need not be waited for
+	// under the lock.
+	s.e.Unlock()
+	err := t.newStream(hist, jr, st)
+	s.e.Lock()
+	switch {
+	case err != nil:
+		if jr != nil {
+			s.journalFailed(err)
+		}
+		return linkErrorf("The synchronized data cannot be made durable: %s", errnoText(err))
+	case s.repl.link != t.l || s.persist.stream != st:
+		return errSuperseded
 	}
 	s.repl.hist, s.repl.lost, s.repl.shared = hist, false, 0
 	s.e.Dirty = 0
 	return nil
 }
 
-func (t *transfer) newStream(hist replication.History) error {
+func (t *transfer) newStream(hist replication.History, jr *journal.Journal, st journal.Stream) error {
 	s := t.l.s
 	base := t.reply.Offset
-	jr := s.persist.journal
-	if m, ok := s.persist.stream.(*journal.Memory); ok {
+	if m, ok := st.(*journal.Memory); ok {
 		m.Reset(base)
 		return t.keepDump()
+	}
+	if t.temp == "" || jr == nil {
+		return errors.New("the journal was switched on or off meanwhile")
 	}
 	name := checkpointName(base)
 	if err := s.fs.Rename(t.temp, s.fs.PathJoin(t.dir, name)); err != nil {
@@ -387,9 +401,6 @@ func (t *transfer) newStream(hist replication.History) error {
 		return err
 	}
 	t.temp = ""
-	if jr == nil {
-		return errors.New("the journal was switched off meanwhile")
-	}
 	return jr.BeginGeneration(journal.NewGeneration{HistoryIDs: [2]string{hist.ID, ""}, Base: base, Checkpoint: name, CheckpointPos: base})
 }
 
@@ -412,6 +423,7 @@ func (t *transfer) keepDump() error {
 // engine's lock is held.
 func (s *Server) swapKeyspace(ks *keyspace.Keyspace) {
 	old := s.ks
+	s.e.UnblockAllForRoleChange() // what they wait for is going to be gone
 	for i := range old.NumDB() {
 		s.e.TouchedAll(old.DB(i), ks.DB(i))
 	}

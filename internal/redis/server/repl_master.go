@@ -75,6 +75,10 @@ func (s *Server) attach(l *replicaLink, state replication.State) {
 	s.repl.book = append(s.repl.book, &l.rep)
 	switch d := c.driver.(type) {
 	case *loop:
+		if s.cfg.ReplDisableTCPNodelay {
+			// It fails on a unix socket, which has no such delay.
+			_ = unix.SetsockoptInt(c.fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 0)
+		}
 		d.replicas = append(d.replicas, c)
 		d.pumps.Add(1)
 	case *gateway:
@@ -113,7 +117,7 @@ func (s *Server) replicaGone(c *conn) {
 		s.listGateway(g, false)
 	}
 	l.close()
-	s.log.Notice("Connection with replica %s lost.", l.name())
+	s.log.Warning("Connection with replica %s lost.", l.name())
 	s.countGoodReplicas(time.Now())
 }
 
@@ -484,7 +488,7 @@ func (s *Server) failoverCron(now time.Time) {
 	switch f.Step(now, target != nil) {
 	case replication.FailoverHandOver:
 		f.Host, f.Port = target.ip(), target.rep.Port
-		s.log.Notice("Failover target is %s:%d is synced, failing over.", f.Host, f.Port)
+		s.log.Notice("Failover target %s:%d is synced, failing over.", f.Host, f.Port)
 		s.handOver()
 	case replication.FailoverForce:
 		s.log.Notice("Failover to %s:%d time out exceeded, failing over.", f.Host, f.Port)

@@ -78,7 +78,8 @@ type masterLink struct {
 	closed bool
 
 	r       *bufio.Reader
-	oldSync bool // the master only knows SYNC: nothing is acknowledged
+	about   replication.Facts // what the master says about its history
+	oldSync bool              // the master only knows SYNC: nothing is acknowledged
 
 	lastIO    atomic.Int64  // monotonic
 	readPos   atomic.Uint64 // stream position behind what was read
@@ -235,16 +236,16 @@ func (l *masterLink) setState(st linkState) error {
 
 // facts are what the handshake needs of the configuration, read under the lock.
 type linkFacts struct {
-	timeout      time.Duration
-	user, pass   string
-	port         int
-	announceIP   string
-	bind         string
-	tls          bool
-	id           string // "?" without a history to go on with
-	wanted       int64
-	handOver     bool // the master is asked to become a replica: FAILOVER
-	disableDelay bool
+	timeout    time.Duration
+	user, pass string
+	port       int
+	announceIP string
+	bind       string
+	tls        bool
+	id         string // "?" without a history to go on with
+	wanted     int64
+	handOver   bool // the master is asked to become a replica: FAILOVER
+	diskError  error
 }
 
 func (l *masterLink) facts() (f linkFacts, ok bool) {
@@ -254,7 +255,7 @@ func (l *masterLink) facts() (f linkFacts, ok bool) {
 	defer l.s.e.Unlock()
 	c := l.s.cfg
 	f = linkFacts{timeout: time.Duration(c.ReplTimeout) * time.Second, user: c.MasterUser, pass: c.MasterAuth, port: c.Port,
-		announceIP: c.ReplicaAnnounceIP, bind: c.BindSourceAddr, tls: c.TLSReplication, id: "?", wanted: -1, disableDelay: c.ReplDisableTCPNodelay}
+		announceIP: c.ReplicaAnnounceIP, bind: c.BindSourceAddr, tls: c.TLSReplication, id: "?", wanted: -1, diskError: l.s.persist.journalErr}
 	switch {
 	case c.ReplicaAnnouncePort != 0:
 		f.port = c.ReplicaAnnouncePort
@@ -279,6 +280,9 @@ func (l *masterLink) once() error {
 	f, ok := l.facts()
 	if !ok {
 		return errSuperseded
+	}
+	if f.diskError != nil {
+		return nil // there is nothing to be applied that could not be stored
 	}
 	if err := l.setState(linkConnecting); err != nil {
 		return err
@@ -438,7 +442,12 @@ func (l *masterLink) handshake(nc net.Conn, f linkFacts) error {
 // psync asks to go on where our own stream ends.
 func (l *masterLink) psync(nc net.Conn, f linkFacts) (replication.Reply, error) {
 	args := []string{"PSYNC", f.id, strconv.FormatInt(f.wanted, 10)}
+	l.about = replication.Facts{}
 	if f.wanted >= 0 {
+		var err error
+		if l.about, err = l.masterFacts(nc, f); err != nil {
+			return replication.Reply{}, err
+		}
 		l.s.log.Notice("Trying a partial resynchronization (request %s:%d).", f.id, f.wanted)
 	} else {
 		l.s.log.Notice("Partial resynchronization not possible (no cached master)")
@@ -534,17 +543,28 @@ func (l *masterLink) judge(reply replication.Reply) error {
 	if !l.enter() {
 		return errSuperseded
 	}
-	defer l.s.e.Unlock()
-	r := &l.s.repl
-	offer := replication.Offer{Own: r.hist, OwnEnd: l.s.streamEnd(), HasData: !r.lost && l.s.keys() > 0,
-		ID: reply.ID, Offset: reply.Offset, Forced: r.forced || !l.s.cfg.ReplicaLineageGuard}
-	if offer.Refused() {
-		l.s.log.Warning("Refusing the full resynchronization: the master's history %s is unknown here and ends at offset %d, "+
+	s, r := l.s, &l.s.repl
+	offer := replication.Offer{Own: r.hist, OwnEnd: s.streamEnd(), HasData: !r.lost && s.keys() > 0,
+		ID: reply.ID, Offset: reply.Offset, Master: l.about, Forced: r.forced || !s.cfg.ReplicaLineageGuard}
+	refused := offer.Refused()
+	var d divergence
+	diverged := false
+	if !refused {
+		d, diverged = s.findDivergence(&offer)
+	}
+	s.e.Unlock()
+	if refused {
+		s.log.Warning("Refusing the full resynchronization: the master's history %s is unknown here and ends at offset %d, "+
 			"while this replica has data of the history %s up to offset %d. The master may have lost its data. "+
-			"To follow it nevertheless: REPLICAOF %s %d", reply.ID, reply.Offset, r.hist.ID, offer.OwnEnd, l.master.Host, l.master.Port)
+			"To follow it nevertheless: REPLICAOF %s %d", reply.ID, reply.Offset, offer.Own.ID, offer.OwnEnd, l.master.Host, l.master.Port)
 		return errRefused
 	}
-	return l.s.saveDivergence(&offer)
+	if diverged {
+		if err := s.saveDivergence(d); err != nil {
+			return linkError(err.Error())
+		}
+	}
+	return nil
 }
 
 // continued is the master's +CONTINUE.
@@ -557,7 +577,7 @@ func (l *masterLink) continued(reply replication.Reply) error {
 	s.log.Notice("Successful partial resynchronization with master.")
 	if reply.ID != "" && reply.ID != s.repl.hist.ID {
 		s.repl.hist.Shift(reply.ID, s.streamEnd())
-		s.log.Notice("Master replication ID changed to %s", reply.ID)
+		s.log.Warning("Master replication ID changed to %s", reply.ID)
 		if err := s.storeHistory(); err != nil {
 			s.journalFailed(err)
 			return linkError(err.Error())

@@ -69,6 +69,7 @@ func (s *Server) startSync(sockets bool) {
 	s.log.Notice("Starting BGSAVE for SYNC with target: %s", what)
 	s.repl.sync = y
 	if sockets {
+		s.log.Notice("Background RDB transfer started by pid %d", pid())
 		y.feed = newBulkFeed(s.fs, s.cfg.Dir, s.rousePumps)
 		y.job = s.startSnapshot("sync", y.feed, func(_ *snapshotJob, err error) { s.socketSyncDone(y, err) })
 	} else if err := s.startDiskSync(y); err != nil {
@@ -86,8 +87,7 @@ func (s *Server) startSync(sockets bool) {
 
 // startDiskSync begins a BGSAVE, whose file the replicas get.
 func (s *Server) startDiskSync(y *syncJob) error {
-	temp := fmt.Sprintf("temp-%d.rdb", s.persist.saves)
-	t, err := newFileTarget(s.fs, s.cfg.Dir, temp, s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
+	t, err := newFileTarget(s.fs, s.cfg.Dir, tempDump(), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
 		return err
 	}
@@ -214,7 +214,7 @@ func (s *Server) bulkSent(l *replicaLink) {
 	}
 	l.rep.State = replication.Online
 	if sockets && !l.rep.PrePSYNC {
-		s.log.Notice("Streamed replication with replica %s succeeded (socket). Waiting for REPLCONF ACK from replica to enable streaming", l.name())
+		s.log.Notice("Streamed RDB transfer with replica %s succeeded (socket). Waiting for REPLCONF ACK from slave to enable streaming", l.name())
 	} else {
 		s.log.Notice("Synchronization with replica %s succeeded", l.name())
 		l.mu.Lock()

@@ -19,6 +19,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	mrand "math/rand/v2"
 	"net"
 	"os"
@@ -69,9 +70,10 @@ type Server struct {
 	byClient map[*command.Client]*conn
 	monitors map[*conn]struct{}
 	paused   []*conn // postponed by CLIENT PAUSE
-	closing  []*conn
-	stat     netStats
-	cron     cronState
+	// handshakes are the sockets that are at the handshake of TLS.
+	handshakes map[net.Conn]struct{}
+	stat       netStats
+	cron       cronState
 
 	persist persistence
 	repl    replState
@@ -101,7 +103,7 @@ func New(opts Options) (*Server, error) {
 		cfg: opts.Config, fs: opts.FS, log: opts.Log,
 		runID: randomID(), started: time.Now(), args: os.Args,
 		conns: make(map[uint64]*conn), byClient: make(map[*command.Client]*conn),
-		monitors: make(map[*conn]struct{}), done: make(chan struct{}), ready: opts.Ready,
+		monitors: make(map[*conn]struct{}), handshakes: make(map[net.Conn]struct{}), done: make(chan struct{}), ready: opts.Ready,
 	}
 	if exe, err := os.Executable(); err == nil {
 		s.exe = exe
@@ -128,7 +130,17 @@ func New(opts Options) (*Server, error) {
 func newTable(s *Server) *command.Table {
 	families := command.DataFamilies()
 	families = append(families, s.families()...)
-	return command.NewTable(families...)
+	t := command.NewTable(families...)
+	for _, r := range s.cfg.RenamedCommands {
+		t.Rename(r.Old, r.New)
+	}
+	return t
+}
+
+// HasCommand reports whether a data server has a command of that lower-case
+// name before any is renamed.
+func HasCommand(name string) bool {
+	return newTable(&Server{cfg: config.Default()}).LookupFull(name) != nil
 }
 
 // randomID returns 40 random hexadecimal digits: a run id or a replication id.
@@ -188,7 +200,9 @@ func (s *Server) Run(ctx context.Context) int {
 	}
 	stopLoops := s.startLoops()
 	if err := s.load(); err != nil {
-		s.log.Warning("%s", err)
+		if !errors.Is(err, errStopped) {
+			s.log.Warning("%s", err)
+		}
 		s.exit(1)
 	}
 	go s.cronLoop()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -14,9 +15,11 @@ import (
 // shutdownFlags are the options of SHUTDOWN.
 type shutdownFlags = config.ShutdownFlags
 
-// shutdownState is a SHUTDOWN that waits for replicas. Under the engine's lock.
+// shutdownState is a shutdown that waits for replicas, and the one that was
+// carried out. Under the engine's lock.
 type shutdownState struct {
 	pending  bool
+	over     bool // everything is saved: nothing is executed any more
 	deadline time.Time
 	flags    shutdownFlags
 	waiter   *conn
@@ -25,9 +28,12 @@ type shutdownState struct {
 // HandleSignals lets SIGINT and SIGTERM shut the server down as their
 // directives say. The function that it returns ends that.
 func (s *Server) HandleSignals(ctx context.Context) func() {
+	// A terminal or a pipe that goes away does not take the server with it.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ch := make(chan os.Signal, 4)
 	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
 	done := make(chan struct{})
+	var asked atomic.Bool // a shutdown by signal is under way
 	go func() {
 		for {
 			select {
@@ -36,7 +42,19 @@ func (s *Server) HandleSignals(ctx context.Context) func() {
 			case <-ctx.Done():
 				return
 			case sig := <-ch:
-				s.onSignal(sig)
+				if asked.Swap(true) {
+					// The lock may be held for long, by a save for example, and
+					// who insists does not want to wait for it.
+					if sig == os.Interrupt {
+						s.log.Warning("You insist... exiting now.")
+						os.Exit(1)
+					}
+					continue
+				}
+				go func() {
+					s.onSignal(sig)
+					asked.Store(s.shuttingDown())
+				}()
 			}
 		}
 	}()
@@ -52,15 +70,25 @@ func (s *Server) onSignal(sig os.Signal) {
 	flags, name := s.cfg.ShutdownOnSigterm, "SIGTERM"
 	if sig == os.Interrupt {
 		flags, name = s.cfg.ShutdownOnSigint, "SIGINT"
-		if s.shutdown.pending {
-			s.log.Warning("You insist... exiting now.")
-			s.exit(1)
-			return
-		}
+	}
+	if s.e.State.Loading {
+		s.log.Warning("Received shutdown signal during loading, exiting now.")
+		s.shutdown.over = true
+		s.exit(0)
+		return
 	}
 	s.log.Warning("Received %s scheduling shutdown...", name)
 	s.e.BeginBatch(time.Now().UnixMicro())
-	s.beginShutdown(flags, nil)
+	if !s.beginShutdown(flags, nil) {
+		s.log.Warning("Errors trying to shut down the server. Check the logs for more information.")
+	}
+}
+
+// shuttingDown reports whether a shutdown waits or was carried out.
+func (s *Server) shuttingDown() bool {
+	s.e.Lock()
+	defer s.e.Unlock()
+	return s.shutdown.pending || s.shutdown.over
 }
 
 // beginShutdown starts a shutdown: at once, or after the replicas have caught
@@ -72,6 +100,7 @@ func (s *Server) beginShutdown(flags shutdownFlags, waiter *conn) bool {
 	if flags&config.ShutdownNow == 0 && s.cfg.ShutdownTimeout > 0 && s.replicasBehind() {
 		s.shutdown = shutdownState{pending: true, deadline: time.Now().Add(time.Duration(s.cfg.ShutdownTimeout) * time.Second), flags: flags, waiter: waiter}
 		s.log.Notice("Waiting for replicas before shutting down.")
+		s.askForAcks() // or they acknowledge only once a second
 		s.pauseForShutdown()
 		return true
 	}
@@ -116,12 +145,19 @@ func (s *Server) abortShutdown() bool {
 // finishShutdown saves what is to be saved and ends the server.
 func (s *Server) finishShutdown(flags shutdownFlags) bool {
 	s.log.Warning("User requested shutdown...")
+	s.notifySupervisor("STOPPING=1")
 	save := flags&config.ShutdownSave != 0 || (len(s.cfg.SavePoints) > 0 && flags&config.ShutdownNoSave == 0)
 	if s.e.State.Loading {
 		save = false
 	}
 	force := flags&config.ShutdownForce != 0
+	if s.jobIs("dump") {
+		s.log.Warning("There is a child saving an .rdb. Killing it!")
+	}
 	if st := s.persist.stream; st != nil {
+		if s.persist.journal != nil {
+			s.log.Notice("Calling fsync() on the AOF file.")
+		}
 		if err := st.Flush(); err == nil {
 			err = st.Sync(st.End())
 			if err != nil && !force {
@@ -142,12 +178,22 @@ func (s *Server) finishShutdown(flags shutdownFlags) bool {
 			}
 		}
 	}
-	if s.cfg.PidFile != "" {
+	if path := PidFile(s.cfg); path != "" {
 		s.log.Notice("Removing the pid file.")
-		_ = os.Remove(s.cfg.PidFile) // somebody else may have
+		_ = os.Remove(path) // somebody else may have
 	}
+	s.shutdown.over = true
 	s.exit(0)
 	return true
+}
+
+// PidFile is where the process id is written, "" for nowhere: a daemon has a
+// file even if none is configured.
+func PidFile(cfg *config.Config) string {
+	if cfg.PidFile == "" && cfg.Daemonize {
+		return "/var/run/redis.pid"
+	}
+	return cfg.PidFile
 }
 
 func (s *Server) serverCommandsShutdown() []command.Spec {

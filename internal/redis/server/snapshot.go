@@ -30,6 +30,7 @@ const (
 // snapshotTarget is where a snapshot goes. Its methods are called by the
 // snapshot's goroutine; they may block.
 type snapshotTarget interface {
+	// Write may modify p, and must not keep it.
 	Write(p []byte) (int, error)
 	// Finish makes the whole thing durable or known; Abort undoes it.
 	Finish() error
@@ -139,6 +140,7 @@ func (j *snapshotJob) hand() {
 
 // carry writes what the loop hands over, until it is all there.
 func (j *snapshotJob) carry() {
+	defer j.s.rouseFirst()
 	defer close(j.finished)
 	crc := uint64(0)
 	for {
@@ -273,10 +275,19 @@ func (s *Server) snapshotPatience() int {
 	switch {
 	case j == nil:
 		return -1
-	case j.snapDone || j.backlog() > backlogSoft:
+	case j.snapDone:
+		return 100 // its goroutine rouses the loop at the end
+	case j.backlog() > backlogSoft:
 		return 1
 	}
 	return 0
+}
+
+// rouseFirst makes the first loop look at the snapshot. No lock is held.
+func (s *Server) rouseFirst() {
+	if len(s.loops) > 0 {
+		s.loops[0].signal()
+	}
 }
 
 // snapshotTick takes a step of the running snapshot in the first loop's tick.
@@ -358,7 +369,7 @@ func newFileTarget(fs vfs.FS, dir, temp, name string, incremental bool) (*fileTa
 }
 
 func (t *fileTarget) Write(p []byte) (int, error) {
-	n, err := t.f.Write(append([]byte(nil), p...)) // Write may modify its argument
+	n, err := t.f.Write(p)
 	t.written += int64(n)
 	t.unsynced += int64(n)
 	if err == nil && t.sync && t.unsynced >= incrementalSync {

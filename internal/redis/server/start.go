@@ -14,7 +14,9 @@ func pid() int { return os.Getpid() }
 // open opens the addresses.
 func (s *Server) open() error {
 	s.banner()
+	s.adjustOpenFiles()
 	s.registerApply()
+	s.registerMaxClients()
 	s.e.State.Loading = true
 	if err := s.listen(); err != nil {
 		return err
@@ -23,25 +25,31 @@ func (s *Server) open() error {
 	return nil
 }
 
-// load brings the data into memory while clients are told -LOADING, and then
-// lets them in.
-func (s *Server) load() error {
+// loadLocked loads and opens the stream. Up to its end nothing may reach the
+// stream (PUBLISH is allowed while loading), since its recovered end is what the
+// history before it is valid up to.
+func (s *Server) loadLocked() error {
 	s.e.Lock()
-	err := s.loadData()
-	s.e.Unlock()
-	if err != nil {
+	defer s.e.Unlock()
+	s.sweepDumps()
+	if err := s.loadData(); err != nil {
 		return err
 	}
 	if j := s.persist.journal; j != nil {
 		if err := j.Start(); err != nil {
 			return fmt.Errorf("the journal cannot be continued: %w", err)
 		}
+		s.sweepJournal(j)
 	}
-	s.e.Lock()
 	s.e.State.Loading = false
-	err = s.startReplication()
-	s.e.Unlock()
-	if err != nil {
+	s.e.Stream = s
+	return s.startReplication()
+}
+
+// load brings the data into memory while clients are told -LOADING, and then
+// lets them in.
+func (s *Server) load() error {
+	if err := s.loadLocked(); err != nil {
 		return err
 	}
 	for _, ln := range s.listeners {
@@ -51,6 +59,11 @@ func (s *Server) load() error {
 	}
 	if s.cfg.Port != 0 || s.cfg.TLSPort != 0 {
 		s.log.Notice("Ready to accept connections")
+	}
+	if s.Role() == 'S' {
+		s.notifySupervisor("STATUS=Ready to accept connections in read-only mode. Waiting for MASTER <-> REPLICA sync\nREADY=1")
+	} else {
+		s.notifySupervisor("STATUS=Ready to accept connections\nREADY=1")
 	}
 	if s.ready != nil {
 		var addrs []net.Addr
@@ -102,6 +115,7 @@ func (s *Server) startLoops() func() {
 		s.loops = append(s.loops, l)
 	}
 	first := s.loops[0]
+	first.spare = openSpare()
 	for _, ln := range s.listeners {
 		first.accept[ln.fd] = ln
 		if err := first.add(ln.fd, 1 /* EPOLLIN */); err != nil {
@@ -132,6 +146,10 @@ func (s *Server) startLoops() func() {
 func (s *Server) stop() {
 	s.closeListeners()
 	s.e.Lock()
+	s.shutdown.over = true
+	for nc := range s.handshakes {
+		_ = nc.Close()
+	}
 	for _, c := range s.conns {
 		if c.net != nil {
 			s.forget(c)

@@ -1,0 +1,225 @@
+// Package proc acts: it starts servers as real processes for the crash tests
+// and the benchmarks, ends them by pid, and reads what the kernel says about
+// them. Every wait has a deadline.
+//
+//	p, err := proc.Start(proc.Spec{Argv: []string{"holdfast", "redis-server"}, Dir: dir, Port: port})
+//	err = p.Ready(10 * time.Second)
+//	p.Kill()            // kill -9, and wait for the end
+//	fmt.Print(p.Output()) // what it said
+package proc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// ErrDeadline is a wait that took too long.
+var ErrDeadline = errors.New("deadline exceeded")
+
+// Spec says how to start a server.
+type Spec struct {
+	Argv []string // program and leading arguments; --port, --dir and Args follow
+	Dir  string   // data directory, must exist
+	Port int
+	Args []string
+	Env  []string // beside the environment of this process
+}
+
+// Process is a running or ended server.
+type Process struct {
+	Spec   Spec
+	cmd    *exec.Cmd
+	exited chan struct{}
+	out    syncBuffer
+}
+
+// syncBuffer keeps the last outputKept bytes of what a process says.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+const outputKept = 1 << 20
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.b = append(s.b, p...)
+	if len(s.b) > 2*outputKept {
+		s.b = append(s.b[:0], s.b[len(s.b)-outputKept:]...)
+	}
+	return len(p), nil
+}
+
+// FreePort returns a port of 127.0.0.1 that nobody listens on at the moment.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	return port, l.Close()
+}
+
+// Start starts the server and returns at once.
+func Start(s Spec) (*Process, error) {
+	args := append([]string{}, s.Argv[1:]...)
+	args = append(args, "--port", strconv.Itoa(s.Port), "--dir", s.Dir, "--bind", "127.0.0.1")
+	args = append(args, s.Args...)
+	p := &Process{Spec: s, cmd: exec.Command(s.Argv[0], args...), exited: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), s.Env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	// The server ends with this process, also when that is killed.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		_ = p.cmd.Wait() // ExitCode tells
+		close(p.exited)
+	}()
+	return p, nil
+}
+
+// PID is the process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Output is what the process has said so far, at least the last MiB.
+func (p *Process) Output() string {
+	p.out.mu.Lock()
+	defer p.out.mu.Unlock()
+	return string(bytes.Clone(p.out.b))
+}
+
+// Exited is closed when the process has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// ExitCode is -1 while the process runs, and after a signal ended it.
+func (p *Process) ExitCode() int {
+	select {
+	case <-p.exited:
+		return p.cmd.ProcessState.ExitCode()
+	default:
+		return -1
+	}
+}
+
+// Ready waits until the server answers PING with PONG.
+func (p *Process) Ready(limit time.Duration) error {
+	end := time.Now().Add(limit)
+	for {
+		if c, err := Dial(p.Spec.Port, time.Second); err == nil {
+			v, err := c.Do("PING")
+			c.Close()
+			if err == nil && v.Text() == "PONG" {
+				return nil
+			}
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("the server ended with code %d:\n%s", p.ExitCode(), p.Output())
+		case <-time.After(time.Millisecond):
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("not ready after %s: %w\n%s", limit, ErrDeadline, p.Output())
+		}
+	}
+}
+
+// Signal sends a signal; a process that has ended gets none.
+func (p *Process) Signal(sig os.Signal) { _ = p.cmd.Process.Signal(sig) }
+
+// Kill is kill -9, and waits for the end.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.exited // the kernel ends it without its consent
+}
+
+// Terminate sends SIGTERM and waits; after limit it kills and says so.
+func (p *Process) Terminate(limit time.Duration) error {
+	p.Signal(syscall.SIGTERM)
+	if err := p.WaitExit(limit); err != nil {
+		p.Kill()
+		return fmt.Errorf("after SIGTERM: %w", err)
+	}
+	return nil
+}
+
+// WaitExit waits until the process ends by itself.
+func (p *Process) WaitExit(limit time.Duration) error {
+	select {
+	case <-p.exited:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("still running after %s: %w", limit, ErrDeadline)
+	}
+}
+
+// ticksPerSecond is USER_HZ, which Linux fixes at 100 for all its user-visible
+// figures on the architectures that this runs on.
+const ticksPerSecond = 100
+
+// CPU is the processor time, user and system, that the process has used; 10 ms
+// is the unit.
+func (p *Process) CPU() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
+	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(f) < 13 {
+		return 0, fmt.Errorf("unexpected /proc/%d/stat: %q", p.PID(), b)
+	}
+	u, err1 := strconv.ParseInt(f[11], 10, 64)
+	s, err2 := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(u+s) * time.Second / ticksPerSecond, errors.Join(err1, err2)
+}
+
+// RSS is the resident memory of the process in bytes, of its children too when
+// children is set (a fork shares pages: they are counted by PSS then).
+func (p *Process) RSS() (int64, error) { return statusKB(p.PID(), "status", "VmRSS:") }
+
+// PSS is the proportional resident memory of the process and its children, in
+// bytes: what a fork shares is counted once.
+func (p *Process) PSS() (int64, error) {
+	sum, err := statusKB(p.PID(), "smaps_rollup", "Pss:")
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.PID(), p.PID()))
+	if err != nil {
+		return sum, nil // a kernel without that file
+	}
+	for _, f := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil {
+			if n, err := statusKB(pid, "smaps_rollup", "Pss:"); err == nil { // it may have ended
+				sum += n
+			}
+		}
+	}
+	return sum, nil
+}
+
+func statusKB(pid int, file, field string) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, field); ok {
+			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("no %s in /proc/%d/%s", field, pid, file)
+}
