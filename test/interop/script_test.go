@@ -122,7 +122,7 @@ func (st *step) parseModifiers(line string) (string, error) {
 	for strings.HasPrefix(line, "!") {
 		word, rest, _ := strings.Cut(line, " ")
 		rest = strings.TrimSpace(rest)
-		takes := map[string]bool{"!mask": true, "!near": true, "!replies": true, "!repeat": true, "!capture": true, "!until": true}
+		takes := map[string]bool{"!mask": true, "!hide": true, "!near": true, "!replies": true, "!repeat": true, "!capture": true, "!until": true}
 		var arg string
 		if takes[word] {
 			if strings.HasPrefix(rest, `"`) { // taken literally up to the next quote: regular expressions keep their backslashes
@@ -173,6 +173,8 @@ func (st *step) modifier(word, arg string) (known bool, err error) {
 		var re *regexp.Regexp
 		re, err = regexp.Compile(arg)
 		st.mask = append(st.mask, re)
+	case "!hide":
+		st.hide = arg
 	case "!near":
 		st.near, err = strconv.ParseFloat(arg, 64)
 	case "!replies":

@@ -16,5 +16,7 @@
 //
 // Environment: HOLDFAST_SOAK=1 runs every case with 100,000 commands instead of
 // 100,000 for one case each way and fewer for the others; HOLDFAST_PEERS_BINARY
-// names a built binary; HOLDFAST_PEERS_SEED is the seed of the load.
+// names a built binary; HOLDFAST_PEERS_SEED is the seed of the load;
+// HOLDFAST_PEERS_GENUINE_ONLY=1 puts genuine programs in the place of ours, which
+// proves that the load is one that two genuine servers agree on.
 package peers

@@ -361,9 +361,11 @@ func (l *load) integer() string {
 	return strconv.Itoa(l.IntN(700) - 20)
 }
 
+// score never makes a -0: Redis keeps it in large sorted sets, and its replica
+// loses it where the set has become small meanwhile.
 func (l *load) score() string {
 	if l.IntN(30) == 0 {
-		return l.pick("inf -inf 1e300 0.1 -0.0 3.0000000000000004 17179869184")
+		return l.pick("inf -inf 1e300 0.1 3.0000000000000004 17179869184")
 	}
 	return strconv.FormatFloat(float64(l.IntN(4000)-1000)/4, 'g', -1, 64)
 }
@@ -453,7 +455,8 @@ func (l *load) bits() []string {
 	case 0, 1, 2:
 		return join("SETBIT", k, l.num(6000), l.num(2))
 	case 3:
-		return join("BITFIELD", k, "OVERFLOW", l.pick("WRAP SAT FAIL"), l.pick("INCRBY SET"), l.pick("u4 i5 u8 i16 u33 i64"), l.num(900), l.num(300))
+		// The first SET makes every growth a change: Redis does not propagate a growth alone.
+		return join("BITFIELD", k, "SET", "u1", "1023", "1", "OVERFLOW", l.pick("WRAP SAT FAIL"), l.pick("INCRBY SET"), l.pick("u4 i5 u8 i16 u33 i64"), l.num(900), l.num(300))
 	case 4:
 		return join("BITOP", "NOT", l.key("b"), k)
 	}
@@ -488,7 +491,8 @@ func (l *load) lists() []string {
 	case 15:
 		return join("SORT", l.key(l.pick("l t")), "ALPHA", l.maybe(2, "LIMIT", "0", "50"), l.maybe(2, "DESC"), "STORE", l.key("l"))
 	}
-	return join("SORT", l.key(l.pick("i z")), l.maybe(2, "BY", l.pick("n* nosort h*->m1")), l.maybe(2, "GET", "s*", "GET", "#"), "ALPHA", "STORE", l.key("l"))
+	// Not ALPHA by a pattern: Redis leaves elements of equal weight in the order of its hash table.
+	return join("SORT", l.key("i"), l.maybe(2, "BY", l.pick("n* nosort")), l.maybe(2, "GET", "s*", "GET", "#"), "STORE", l.key("l"))
 }
 
 func (l *load) sets() []string {
@@ -564,7 +568,12 @@ func (l *load) zsets() []string {
 	case 14:
 		return join("ZREMRANGEBYSCORE", k, "("+l.pick("2 8 100"), l.pick("300 (90 200"))
 	case 15:
-		return join("ZREMRANGEBYLEX", k, "[m1", "(m12")
+		// On keys of its own: ranges by name mean something only where all scores are equal.
+		x := "x" + l.num(5)
+		if l.IntN(3) != 0 {
+			return join("ZADD", x, "0", l.member(), "0", l.member(), "0", l.member())
+		}
+		return join("ZREMRANGEBYLEX", x, l.pick("[m1 - (m3"), l.pick("(m12 + [m5"))
 	case 16:
 		return join("ZRANGESTORE", l.key("z"), k, l.pick("0 1 -100"), l.pick("-1 50"), l.maybe(2, "REV"))
 	case 17:
@@ -573,7 +582,7 @@ func (l *load) zsets() []string {
 		return join("ZDIFFSTORE", l.key("z"), "2", k, l.key(l.pick("z t")))
 	}
 	return join(l.pick("ZUNIONSTORE ZINTERSTORE"), l.key("z"), "2", k, l.key(l.pick("z t i")),
-		l.maybe(2, "WEIGHTS", l.pick("1 2 0.5 -1"), l.pick("1 2 0.5 -1")), l.maybe(2, "AGGREGATE", l.pick("SUM MIN MAX")))
+		l.maybe(2, "WEIGHTS", l.pick("1 2 0.5 3"), l.pick("1 2 0.5 3")), l.maybe(2, "AGGREGATE", l.pick("SUM MIN MAX")))
 }
 
 func (l *load) expiries() []string {

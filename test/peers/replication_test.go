@@ -32,9 +32,11 @@ func TestFullResync(t *testing.T) {
 			t.Run(fmt.Sprintf("%s master/diskless-sync %s, diskless-load %s", master, v.sync, v.load), func(t *testing.T) {
 				t.Parallel()
 				margs, rargs := []string{"--repl-diskless-sync", v.sync}, []string{"--repl-diskless-load", v.load}
-				if master == ours {
+				switch {
+				case control:
+				case master == ours:
 					margs = append(margs, v.ours...)
-				} else {
+				default:
 					rargs = append(rargs, v.ours...)
 				}
 				fullResync(t, server(t, master, margs...), server(t, master.other(), rargs...), uint64(i), v.load != "on-empty-db")
@@ -59,16 +61,29 @@ func fullResync(t *testing.T, m, r *node, stream uint64, dirty bool) {
 		t.Errorf("sync_full is %d, want 1", got)
 	}
 	// And the other way round: the roles change, what was master follows.
-	if m.kind == ours || r.kind == ours {
-		r.do("REPLICAOF", "NO", "ONE")
-		newLoad(t, r, stream+2000).write(t, n/20)
-		m.replicate(r.spec.Port)
-		linked(t, r, m)
-		same(t, r, m)
-		if got := r.number("sync_full"); got != 0 {
-			t.Errorf("the old master needed %d full copies", got)
-		}
+	handOver(t, m, r)
+	newLoad(t, r, stream+2000).write(t, n/20)
+	linked(t, r, m)
+	same(t, r, m)
+	if got := r.number("sync_full"); got != 0 {
+		t.Errorf("the old master needed %d full copies", got)
 	}
+}
+
+// handOver promotes next, which has all that old has, and makes old its
+// replica. Meanwhile nothing expires on old: that would be a write of its own.
+func handOver(t *testing.T, old, next *node) {
+	t.Helper()
+	old.do("CLIENT", "PAUSE", "600000", "WRITE")
+	eventually(t, "equal offsets", func() string {
+		if got, want := next.number("slave_repl_offset"), old.number("master_repl_offset"); got != want {
+			return fmt.Sprintf("%s is at %d, the master at %d", next, got, want)
+		}
+		return ""
+	})
+	next.do("REPLICAOF", "NO", "ONE")
+	old.replicate(next.spec.Port)
+	old.do("CLIENT", "UNPAUSE")
 }
 
 // breaks are the ways in which a link is broken. Each returns when the link is
@@ -258,11 +273,9 @@ func TestChain(t *testing.T) {
 			}
 
 			// The middle takes over.
-			b.do("REPLICAOF", "NO", "ONE")
+			handOver(t, a, b)
 			newLoad(t, b, 81).write(t, n/10)
 			linked(t, b, c)
-			same(t, b, c)
-			a.replicate(b.spec.Port)
 			linked(t, b, a)
 			same(t, b, a, c)
 			if got := b.number("sync_full"); got != fulls[1] {
@@ -411,35 +424,18 @@ func TestPromotionByHand(t *testing.T) {
 			w.write(t, n/2)
 			same(t, a, b, c)
 			id := a.info()["master_replid"]
-			a.do("CLIENT", "PAUSE", "600000", "WRITE") // nothing expires there either
-			same2(t, a, b, c)
-			b.do("REPLICAOF", "NO", "ONE")
+			handOver(t, a, b)
 			if got := b.info(); got["master_replid2"] != id || got["master_replid"] == id {
 				t.Errorf("ids %s and %s of the promoted replica, the old id is %s", got["master_replid"], got["master_replid2"], id)
 			}
 			done := newLoad(t, b, 121).begin(n / 2)
 			c.replicate(b.spec.Port)
-			a.do("CLIENT", "UNPAUSE")
-			a.replicate(b.spec.Port)
 			linked(t, b, a, c)
 			ended(t, done)
 			same(t, b, a, c)
 			if i := b.info(); i["sync_full"] != "0" {
 				t.Errorf("sync_full %s, sync_partial_ok %s, want 0 and 2", i["sync_full"], i["sync_partial_ok"])
 			}
-		})
-	}
-}
-
-// same2 waits until nobody is behind, without writing to the master's stream.
-func same2(t *testing.T, master *node, replicas ...*node) {
-	t.Helper()
-	for _, r := range replicas {
-		eventually(t, "equal offsets", func() string {
-			if got, want := r.number("slave_repl_offset"), master.number("master_repl_offset"); got != want {
-				return fmt.Sprintf("%s is at %d, the master at %d", r, got, want)
-			}
-			return ""
 		})
 	}
 }

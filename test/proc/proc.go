@@ -170,23 +170,35 @@ const ticksPerSecond = 100
 
 // CPU is the processor time, user and system, that the process has used; 10 ms
 // is the unit.
-func (p *Process) CPU() (time.Duration, error) {
+func (p *Process) CPU() (time.Duration, error) { return p.cpu(11, 12) }
+
+// CPUWithChildren is CPU and that of children that have ended.
+func (p *Process) CPUWithChildren() (time.Duration, error) { return p.cpu(11, 12, 13, 14) }
+
+// cpu adds fields of /proc/PID/stat, counted behind the name.
+func (p *Process) cpu(fields ...int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
 	if err != nil {
 		return 0, err
 	}
-	// The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
+	// The name in parentheses may hold spaces. Then come utime, stime, cutime
+	// and cstime as numbers 11 to 14, counted from 0.
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 13 {
-		return 0, fmt.Errorf("unexpected /proc/%d/stat: %q", p.PID(), b)
+	var ticks int64
+	for _, i := range fields {
+		if i >= len(f) {
+			return 0, fmt.Errorf("unexpected /proc/%d/stat: %q", p.PID(), b)
+		}
+		n, err := strconv.ParseInt(f[i], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
 	}
-	u, err1 := strconv.ParseInt(f[11], 10, 64)
-	s, err2 := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(u+s) * time.Second / ticksPerSecond, errors.Join(err1, err2)
+	return time.Duration(ticks) * time.Second / ticksPerSecond, nil
 }
 
-// RSS is the resident memory of the process in bytes, of its children too when
-// children is set (a fork shares pages: they are counted by PSS then).
+// RSS is the resident memory of the process in bytes, without children.
 func (p *Process) RSS() (int64, error) { return statusKB(p.PID(), "status", "VmRSS:") }
 
 // PSS is the proportional resident memory of the process and its children, in

@@ -541,3 +541,67 @@ func TestReplyOffAndSkip(t *testing.T) {
 		}
 	}
 }
+
+// otherAddress is an address of this machine that is not loopback. Connections
+// may come from it, though the server listens on 127.0.0.1 alone.
+func otherAddress(t *testing.T) net.IP {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			return n.IP
+		}
+	}
+	t.Skip("this machine has no address but loopback")
+	return nil
+}
+
+func firstWords(t *testing.T, from net.IP, port int) string {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: limit}
+	nc, err := d.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		t.Skip("no connection from another address:", err)
+	}
+	defer nc.Close()
+	if err := nc.SetDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	// Only a client that is let in gets this answered. Who is refused may find
+	// the connection reset, but not before the refusal has come.
+	b := make([]byte, 4096)
+	n, err := nc.Read(b[:1])
+	if err == nil {
+		var m int
+		m, _ = io.ReadFull(nc, b[1:])
+		n += m
+	}
+	return string(b[:n])
+}
+
+func TestProtectedModeRefusesOtherMachines(t *testing.T) {
+	from := otherAddress(t)
+	s := start(t)
+	got := firstWords(t, from, s.port)
+	if !strings.HasPrefix(got, "-DENIED Redis is running in protected mode") {
+		t.Fatalf("%q", got)
+	}
+	g := genuineIn(t, t.TempDir(), "--save", "")
+	if want := firstWords(t, from, g.port); got != want {
+		t.Errorf("ours    %q\ngenuine %q", got, want)
+	}
+	c := s.dial()
+	must(t, c, "CONFIG", "SET", "requirepass", "secret")
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: limit}
+	nc, err := d.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := proc.NewConn(nc, limit)
+	defer k.Close()
+	wantText(t, k, "OK", "AUTH", "secret")
+	wantText(t, k, "PONG", "PING")
+}

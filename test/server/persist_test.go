@@ -2,7 +2,6 @@ package server
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -159,7 +158,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "", "--io-loops", "2", debugOn, "yes")
 	c := s.dial()
-	must(t, c, "DEBUG", "POPULATE", "200000", "p", "60")
+	must(t, c, "DEBUG", "POPULATE", "60000", "p", "60")
 	fill(t, c, 200)
 	stop, done := make(chan struct{}), make(chan error, 1)
 	w := s.dial()
@@ -228,7 +227,7 @@ func churn(c *proc.Conn, stop <-chan struct{}) error {
 func TestFlushAllDuringSnapshot(t *testing.T) {
 	s := start(t, debugOn, "yes")
 	c := s.dial()
-	must(t, c, "DEBUG", "POPULATE", "300000", "p", "60")
+	must(t, c, "DEBUG", "POPULATE", "60000", "p", "60")
 	want := digest(t, c)
 	c.Send("BGSAVE")
 	c.Send("FLUSHALL", "SYNC")
@@ -404,5 +403,3 @@ func TestRecordsLargerThanASegment(t *testing.T) {
 		t.Errorf("digest %s, want %s", got, want)
 	}
 }
-
-var _ = io.EOF

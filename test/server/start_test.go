@@ -34,7 +34,7 @@ func exists(path string) bool {
 func TestLoadingIsToldWhileLoading(t *testing.T) {
 	dir := t.TempDir()
 	s := startIn(t, dir, "--appendonly", "no", "--save", "", debugOn, "yes")
-	must(t, s.dial(), "DEBUG", "POPULATE", "600000", "key", "100")
+	must(t, s.dial(), "DEBUG", "POPULATE", "300000", "key", "100")
 	must(t, s.dial(), "SAVE")
 	s.Kill()
 	s = launch(t, serverArgv(), dir, nil, "--appendonly", "no", "--save", "")
@@ -65,13 +65,13 @@ func TestLoadingIsToldWhileLoading(t *testing.T) {
 	if !told {
 		t.Error("loading was over before anybody could ask; use more keys")
 	}
-	wantText(t, s.dial(), "600000", "DBSIZE")
+	wantText(t, s.dial(), "300000", "DBSIZE")
 }
 
 func TestSignalDuringLoadingEndsAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	s := startIn(t, dir, "--appendonly", "no", "--save", "", debugOn, "yes")
-	must(t, s.dial(), "DEBUG", "POPULATE", "600000", "key", "100")
+	must(t, s.dial(), "DEBUG", "POPULATE", "300000", "key", "100")
 	must(t, s.dial(), "SAVE")
 	s.Kill()
 	s = launch(t, serverArgv(), dir, nil, "--appendonly", "no", "--save", "")

@@ -45,6 +45,8 @@ func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 		text = e.refusal(c)
 	}
 	switch {
+	case text != "" && c.Spec == nil && isHTTP(args[0]):
+		e.abortHTTP(cl)
 	case text != "":
 		e.reject(c, text)
 	case e.paused(c):
@@ -108,6 +110,20 @@ func unknownCommand(args [][]byte) string {
 		b.WriteString("'" + clipText(a, 128-b.Len()) + "' ")
 	}
 	return fmt.Sprintf("ERR unknown command '%s', with args beginning with: %s", clipText(args[0], 128), b.String())
+}
+
+// isHTTP reports whether a word that is no command begins a line of an HTTP request.
+func isHTTP(word []byte) bool { return EqualFold(word, "post") || EqualFold(word, "host:") }
+
+// abortHTTP closes a connection that speaks HTTP: a page in somebody's browser
+// may have been made to send it, and what follows could be read as commands.
+func (e *Engine) abortHTTP(cl *Client) {
+	if e.httpLogMs == 0 || e.NowMs-e.httpLogMs > 60_000 {
+		e.httpLogMs = e.NowMs
+		e.Host.Logf("Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Redis. "+
+			"This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your Redis instance. Connection from %s aborted.", cl.Addr)
+	}
+	e.Host.Close(cl, false)
 }
 
 // clipText is clip for text that Redis prints as a C string: it ends at a NUL.
@@ -266,11 +282,29 @@ func (e *Engine) paused(c *Ctx) bool {
 	return flags&(Write|MayReplicate) != 0
 }
 
-// call executes the command of c: measures it, counts it, and adds what it
-// changed to the running unit of the stream.
+// call executes the command of c and adds what it changed to the running unit
+// of the stream.
 func (e *Engine) call(c *Ctx) {
-	s := c.Spec
 	before := e.Dirty
+	if c.Client.Flags&FlagReplay != 0 {
+		c.Spec.Run(c) // neither measured nor counted, as in Redis
+	} else {
+		e.measure(c)
+	}
+	// Dirty may also have become smaller: a snapshot ended meanwhile.
+	if c.propMode == propForce || (c.propMode == propAuto && e.Dirty > before) {
+		args := c.prop
+		if args == nil {
+			args = c.Args
+		}
+		e.alsoPropagate(c.DB.Index(), args)
+	}
+}
+
+// measure executes the command of c, counts it, and tells those who want to
+// know about it.
+func (e *Engine) measure(c *Ctx) {
+	s := c.Spec
 	start := e.lastEnd
 	if e.callDepth > 0 || start == 0 {
 		start = e.Clock()
@@ -296,16 +330,8 @@ func (e *Engine) call(c *Ctx) {
 	}
 	// As in Redis the monitors see a command after it was executed: without the
 	// passwords in it, in the database that it leads to, EXEC behind its commands.
-	if !s.Is(SkipMonitor) && !s.Is(Admin) && !c.Client.Has(FlagReplay) {
+	if !s.Is(SkipMonitor) && !s.Is(Admin) {
 		e.Host.Monitor(c.Client, c.Client.DB.Index(), c.Args)
-	}
-	// Dirty may also have become smaller: a snapshot ended meanwhile.
-	if c.propMode == propForce || (c.propMode == propAuto && e.Dirty > before) {
-		args := c.prop
-		if args == nil {
-			args = c.Args
-		}
-		e.alsoPropagate(c.DB.Index(), args)
 	}
 }
 

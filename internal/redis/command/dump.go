@@ -21,7 +21,7 @@ func cmdDump(c *Ctx) {
 		c.Null()
 		return
 	}
-	c.Bulk(rdb.AppendDumpFooter(r.AppendDumpValue(nil), 0))
+	c.Bulk(rdb.AppendDumpFooter(r.AppendDumpValue(nil, c.E.Cfg.RDBCompression), 0))
 }
 
 // restoreOptions are the options of RESTORE.

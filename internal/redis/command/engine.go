@@ -60,6 +60,8 @@ type Engine struct {
 	Slow    Slowlog
 	Latency LatencyMonitor
 
+	// OnFlushAll, if set, is called when FLUSHALL has emptied the keyspace.
+	OnFlushAll func()
 	// SkipChecksum lets RESTORE and loading accept a wrong checksum (DEBUG
 	// SET-SKIP-CHECKSUM-VALIDATION).
 	SkipChecksum bool
@@ -79,6 +81,8 @@ type Engine struct {
 	evict    evictState
 	errors   map[string]*int64
 	expire   expireState
+
+	httpLogMs int64 // when an attack was last logged
 
 	lastEnd int64 // monotonic end of the last command
 	keyBuf  []byte

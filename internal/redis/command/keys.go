@@ -277,6 +277,9 @@ func cmdFlushall(c *Ctx) {
 		c.E.Dirty += int64(db.Len())
 	}
 	c.E.KS.Flush(-1, async)
+	if c.E.OnFlushAll != nil && !c.Client.Has(FlagReplay) {
+		c.E.OnFlushAll()
+	}
 	c.ForcePropagate() // a replica may hold what this one does not
 	c.OK()
 }

@@ -86,13 +86,17 @@ func cmdObjectRefcount(c *Ctx) {
 	if !ok {
 		return
 	}
+	c.Int(c.RefCount(r))
+}
+
+// RefCount is the number of references that Redis would report for a value.
+func (c *Ctx) RefCount(r keyspace.Ref) int64 {
 	if r.Type() == keyspace.TypeString && r.Encoding() == "int" && c.sharesIntegers() {
 		if n, ok := resp.ParseInt(r.Bytes()); ok && n >= 0 && n < sharedIntegers {
-			c.Int(math.MaxInt32)
-			return
+			return math.MaxInt32
 		}
 	}
-	c.Int(1)
+	return 1
 }
 
 func (c *Ctx) sharesIntegers() bool {

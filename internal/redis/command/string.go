@@ -314,7 +314,7 @@ func cmdIncrbyfloat(c *Ctx) {
 		return
 	}
 	val := []byte(sum.text())
-	c.DB.SetString(key, val, keyspace.KeepTTL)
+	c.DB.SetText(key, val, keyspace.KeepTTL)
 	if !found {
 		c.created(key)
 	}

@@ -384,6 +384,11 @@ func zrandmemberCount(c *Ctx) {
 				c.scored(m, score, withScores)
 			}
 		}
+	case int(count) == size: // all of them: Redis walks from the end
+		z.RangeByRank(0, size, true, func(m []byte, score float64) bool {
+			c.scored(m, score, withScores)
+			return true
+		})
 	default:
 		pick := picker{c.E.Rand, size, int(count)}
 		z.Each(func(m []byte, score float64) bool {

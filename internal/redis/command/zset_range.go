@@ -58,18 +58,57 @@ type lexBound struct {
 }
 
 // ranks returns the first rank of the range and the number of members in it.
-func (r *zrange) ranks(z *keyspace.ZSet) (first, n int) {
+// backward says that it will be walked from its end: where scores differ, a range
+// by lex finds something else then.
+func (r *zrange) ranks(z *keyspace.ZSet, backward bool) (first, n int) {
 	switch r.kind {
 	case byScore:
 		first = z.CountLess(r.score.min, r.score.minOpen)
 		n = z.CountLess(r.score.max, !r.score.maxOpen) - first
 	case byLex:
-		first = r.lex.min.rank(z, r.lex.min.open)
-		n = r.lex.max.rank(z, !r.lex.max.open) - first
+		first, n = r.lex.ranks(z, backward)
 	default:
 		return rangeOf(r.start, r.stop, z.Len())
 	}
 	return first, max(n, 0)
+}
+
+// ranks is zrange.ranks. Only if all scores are equal it means something, but then
+// again Redis says what it finds if they are not, and so do we.
+func (r *lexRange) ranks(z *keyspace.ZSet, backward bool) (first, n int) {
+	size := z.Len()
+	if lowest, _ := z.At(0); !r.max.admits(lowest, -1) {
+		return 0, 0
+	}
+	if highest, _ := z.At(size - 1); !r.min.admits(highest, 1) {
+		return 0, 0
+	}
+	if backward {
+		first = size - r.min.rest(z, !r.min.open)
+		return first, size - r.max.rest(z, r.max.open) - first
+	}
+	first = r.min.rank(z, r.min.open)
+	return first, r.max.rank(z, !r.max.open) - first
+}
+
+// admits reports whether m is on that side of the bound: -1 before it, 1 behind it.
+func (b *lexBound) admits(m []byte, side int) bool {
+	if b.infinite != 0 {
+		return int(b.infinite) == -side
+	}
+	c := bytes.Compare(m, b.s)
+	return c == side || c == 0 && !b.open
+}
+
+// rest returns how many members are behind the bound.
+func (b *lexBound) rest(z *keyspace.ZSet, inclusive bool) int {
+	switch b.infinite {
+	case -1:
+		return z.Len()
+	case 1:
+		return 0
+	}
+	return z.CountLexGreater(b.s, inclusive)
 }
 
 // rank returns how many members are before the bound.
@@ -173,7 +212,7 @@ func (c *Ctx) zcount(kind rangeKind) {
 	}
 	n := 0
 	if ok {
-		_, n = r.ranks(&z)
+		_, n = r.ranks(&z, false)
 	}
 	c.Int(int64(n))
 }
@@ -279,7 +318,7 @@ func (c *Ctx) zrangeOptions(q *zrangeQuery, i int, store bool, kind rangeKind, d
 // window returns the range as RangeByRank takes it: the first rank, counted
 // from the end when it is reversed, and the number of members, after LIMIT.
 func (q *zrangeQuery) window(z *keyspace.ZSet) (start, n int) {
-	start, n = q.ranks(z)
+	start, n = q.ranks(z, q.reverse)
 	if q.reverse && q.kind != byRank {
 		// The range has been found in ascending order. A range of ranks counts
 		// in the order that is asked for already.
@@ -314,7 +353,7 @@ func (c *Ctx) zremrange(kind rangeKind, event string) {
 	}
 	removed := 0
 	if ok {
-		removed = z.RemoveRangeByRank(r.ranks(&z))
+		removed = z.RemoveRangeByRank(r.ranks(&z, false))
 	}
 	if removed > 0 {
 		c.Touched(key)

@@ -31,12 +31,16 @@ func (c *Ctx) storeZSet(dst []byte, members []scoredMember, event string) {
 	}
 	_, found := c.Write(dst)
 	c.Delete(dst)
-	var z keyspace.ZSet
-	if found {
-		// As in Redis, a value that replaces another wakes nobody.
-		z = c.DB.NewZSet(dst)
-	} else {
-		z = c.newZSet(dst)
+	longest := 0
+	if event != "zrangestore" { // which, in Redis, does not look at them
+		for i := range members {
+			longest = max(longest, len(members[i].m))
+		}
+	}
+	z := c.DB.NewZSetSized(dst, len(members), longest)
+	if !found { // as in Redis, a value that replaces another wakes nobody
+		c.SignalKey(dst)
+		c.created(dst)
 	}
 	for i := range members {
 		z.Set([]byte(members[i].m), members[i].score)

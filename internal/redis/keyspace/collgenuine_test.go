@@ -331,7 +331,7 @@ func TestRedisLoadsPayloadsOfLargeForms(t *testing.T) {
 		fillColl(p.db, typ, testKey, 3000)
 		mutate(p.db, handle(t, p.db), p.rng, 500)
 		r := handle(t, p.db)
-		payload := rdb.AppendDumpFooter(r.AppendDumpValue(nil), 0)
+		payload := rdb.AppendDumpFooter(r.AppendDumpValue(nil, false), 0)
 		p.do("del", testKey)
 		p.do("restore", testKey, 0, payload)
 		if enc := p.do("object", "encoding", testKey); enc != r.Encoding() {

@@ -41,6 +41,7 @@ func (t Type) String() string {
 // form says what the value is:
 //
 //	string:     formPlain  bytes      formRaw  bytes that report the encoding "raw"
+//	            formText   bytes that never report the encoding "int"
 //	collection: formBlob   a small form, at its owner's choice listpack or the like
 //	            formIntset an intset (sets only)
 //	            formLarge  8 bytes: the number of a large object in Keyspace.large
@@ -67,8 +68,9 @@ const (
 	formIntset form = 1
 	formLarge  form = 3
 
-	formPlain = formBlob
-	formRaw   = formIntset
+	formPlain      = formBlob
+	formRaw        = formIntset
+	formText  form = 2
 )
 
 // entry is a decoded header.

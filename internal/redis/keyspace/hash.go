@@ -96,7 +96,7 @@ func (h *Hash) setSmall(field, val []byte, maxEntries int) (added bool) {
 		added = true
 	}
 	h.r = db.setBlob(h.r, formBlob, lp)
-	if added && listpack.Len(lp)/2 > maxEntries {
+	if listpack.Len(lp)/2 > maxEntries { // also without a new field: the limit may have been lowered
 		h.expand()
 	}
 	return added

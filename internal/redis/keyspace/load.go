@@ -1,6 +1,7 @@
 package keyspace
 
 import (
+	"math"
 	"strconv"
 
 	"holdfast/internal/redis/intset"
@@ -128,7 +129,11 @@ func (l *Loader) Blob(kind rdb.Kind, b []byte) error {
 		}
 		return nil
 	}
-	if err := l.BeginCollection(kind, uint64(listpack.Len(b))); err != nil {
+	n := listpack.Len(b)
+	if kind != rdb.KindList {
+		n /= 2 // pairs
+	}
+	if err := l.BeginCollection(kind, uint64(n)); err != nil {
 		return err
 	}
 	var f, v []byte
@@ -163,7 +168,7 @@ func (l *Loader) Blob(kind rdb.Kind, b []byte) error {
 var blobTypes = map[rdb.Kind]Type{rdb.KindSet: TypeSet, rdb.KindHash: TypeHash, rdb.KindZset: TypeZSet}
 
 // BeginCollection implements rdb.Visitor.
-func (l *Loader) BeginCollection(kind rdb.Kind, _ uint64) error {
+func (l *Loader) BeginCollection(kind rdb.Kind, n uint64) error {
 	if l.skip {
 		return nil
 	}
@@ -179,7 +184,7 @@ func (l *Loader) BeginCollection(kind rdb.Kind, _ uint64) error {
 	case rdb.KindSet:
 		l.set = l.DB.NewSet(l.key)
 	case rdb.KindZset:
-		l.zset = l.DB.NewZSet(l.key)
+		l.zset = l.DB.NewZSetSized(l.key, int(min(n, math.MaxInt32)), 0)
 	}
 	return nil
 }

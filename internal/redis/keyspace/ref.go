@@ -66,7 +66,7 @@ func (a *Arena) stringEncoding(e *entry) string {
 	if e.form() == formRaw {
 		return "raw"
 	}
-	if e.vlen <= listpack.MaxIntLen {
+	if e.vlen <= listpack.MaxIntLen && e.form() != formText {
 		if _, ok := listpack.ParseInt(a.valOf(e)); ok {
 			return "int"
 		}

@@ -2,6 +2,7 @@ package keyspace
 
 import (
 	"slices"
+	"sync"
 
 	"holdfast/internal/invariant"
 	"holdfast/internal/redis/listpack"
@@ -438,16 +439,19 @@ func appendBlobRDB(enc *rdb.Encoder, dst []byte, t Type, f form, val []byte) []b
 	return enc.AppendString(dst, val)
 }
 
+var dumpEncoders = sync.Pool{New: func() any { return &rdb.Encoder{LikeRedis: true} }}
+
 // AppendDumpValue appends the RDB type byte and the value, as a DUMP payload
-// begins.
-func (r Ref) AppendDumpValue(dst []byte) []byte {
-	var enc rdb.Encoder
-	enc.Compress = true
+// begins: the very bytes that Redis gives for it. compress is rdbcompression.
+func (r Ref) AppendDumpValue(dst []byte, compress bool) []byte {
+	enc := dumpEncoders.Get().(*rdb.Encoder)
+	defer dumpEncoders.Put(enc)
+	enc.Compress = compress
 	e := r.entry()
 	if e.isLarge() {
 		obj := r.db.large(r)
-		return obj.appendValue(&enc, append(dst, byte(obj.rdbType())))
+		return obj.appendValue(enc, append(dst, byte(obj.rdbType())))
 	}
 	t, f := e.typ(), e.form()
-	return appendBlobRDB(&enc, append(dst, byte(blobRDBType(t, f))), t, f, r.db.ks.arena.valOf(&e))
+	return appendBlobRDB(enc, append(dst, byte(blobRDBType(t, f))), t, f, r.db.ks.arena.valOf(&e))
 }

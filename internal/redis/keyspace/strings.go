@@ -44,6 +44,15 @@ func (db *DB) SetString(key, val []byte, expireAt int64) {
 	a.Free(off, e.size())
 }
 
+// SetText is SetString for a value that Redis stores as it is, without a look
+// whether it is an integer: what reads as one reports the encoding "embstr".
+func (db *DB) SetText(key, val []byte, expireAt int64) {
+	db.SetString(key, val, expireAt)
+	off, _ := db.keys.Find(db.keys.Hash(key), key)
+	e := db.ks.arena.entry(off)
+	db.ks.arena.setForm(&e, formText)
+}
+
 // MutString makes key a string of at least minLen bytes, filled up with zeros,
 // whose encoding reports as "raw", and returns its value to be written to. The
 // slice is valid until the next call on the keyspace. The caller has checked that

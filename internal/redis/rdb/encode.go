@@ -27,7 +27,10 @@ type Encoder struct {
 	// Compress makes strings of more than 20 bytes be written in LZF where that
 	// saves at least four bytes.
 	Compress bool
-	lzf      lzf
+	// LikeRedis makes compression find what Redis finds, byte for byte, at a
+	// lower speed.
+	LikeRedis bool
+	lzf       lzf
 }
 
 // AppendKey appends what stands before a value in a file: the meta data, the
@@ -102,7 +105,15 @@ func (e *Encoder) appendLZF(dst, s []byte) ([]byte, bool) {
 	const maxHeader = 1 + 9 + 9
 	start := len(dst)
 	dst = slices.Grow(dst, maxHeader+len(s))
-	packed, ok := e.lzf.appendTo(dst[:start+maxHeader], s, len(s)-4)
+	var packed []byte
+	var ok bool
+	if e.LikeRedis {
+		z := redisLZFs.Get().(*redisLZF)
+		packed, ok = z.appendTo(dst[:start+maxHeader], s, len(s)-4)
+		redisLZFs.Put(z)
+	} else {
+		packed, ok = e.lzf.appendTo(dst[:start+maxHeader], s, len(s)-4)
+	}
 	if !ok {
 		return dst, false
 	}

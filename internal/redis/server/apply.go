@@ -112,6 +112,7 @@ func (s *Server) registerApply() {
 	on("stop-writes-on-bgsave-error", func(string, string) error { s.updateDiskError(); return nil })
 	on("save", func(string, string) error { s.updateDiskError(); return nil })
 	s.registerListen()
+	s.registerOOMScore()
 	on("dir", func(_, now string) error { return os.Chdir(now) })
 }
 

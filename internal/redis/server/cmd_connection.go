@@ -1,6 +1,8 @@
 package server
 
 import (
+	"math"
+
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/resp"
 )
@@ -58,9 +60,8 @@ func cmdQuit(c *command.Ctx) {
 }
 
 func (s *Server) cmdSelect(c *command.Ctx) {
-	n, ok := resp.ParseInt(c.Args[1])
+	n, ok := c.IntArgRange(1, math.MinInt32, math.MaxInt32, "")
 	if !ok {
-		c.Err("ERR value is not an integer or out of range")
 		return
 	}
 	if s.cfg.ClusterEnabled && n != 0 {

@@ -217,19 +217,19 @@ func debugReload(s *Server, c *command.Ctx) {
 	if flush {
 		s.ks.Flush(-1, false)
 	}
-	path := s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename)
-	if err := s.reloadFile(path, merge); err != nil {
-		s.log.Warning("DEBUG RELOAD: %s", err)
-		c.Err("ERR Error trying to load the RDB dump")
-		return
-	}
-	// A file of another time is news to the journal.
+	loadErr := s.reloadFile(s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename), merge)
+	// What a file of another time has left in memory is news to the journal.
 	if !save && s.persist.journal != nil {
 		if err := s.newGeneration(s.streamEnd(), s.streamDB()); err != nil {
 			s.log.Warning("DEBUG RELOAD: the journal cannot begin anew: %s", err)
-			c.Err("ERR the data was loaded, but the journal cannot begin anew with it: " + errnoText(err))
+			c.Err("ERR the journal cannot begin anew with what was loaded: " + errnoText(err))
 			return
 		}
+	}
+	if loadErr != nil {
+		s.log.Warning("DEBUG RELOAD: %s", loadErr)
+		c.Err("ERR Error trying to load the RDB dump")
+		return
 	}
 	s.log.Warning("DB reloaded by DEBUG RELOAD")
 	c.OK()
@@ -378,7 +378,7 @@ func debugReplybuffer(_ *Server, c *command.Ctx) {
 
 func debugPackedThreshold(_ *Server, c *command.Ctx) {
 	n, ok := config.ParseMemory(string(c.Args[2]))
-	if !ok || n == 1 || n > 1<<32 {
+	if !ok || n > 1<<32-1<<20 {
 		c.Err("ERR argument must be a memory value bigger than 1 and smaller than 4gb")
 		return
 	}
@@ -492,8 +492,8 @@ func debugObject(s *Server, c *command.Ctx) {
 		extra = s.listShape(r)
 	}
 	idle := r.IdleSeconds()
-	c.Simple(fmt.Sprintf("Value at:%p refcount:1 encoding:%s serializedlength:%d lru:%d lru_seconds_idle:%d%s",
-		unsafe.SliceData(r.Key()), r.Encoding(), len(r.AppendDumpValue(nil))-1, (clock-idle)&(1<<24-1), idle, extra))
+	c.Simple(fmt.Sprintf("Value at:%p refcount:%d encoding:%s serializedlength:%d lru:%d lru_seconds_idle:%d%s",
+		unsafe.SliceData(r.Key()), c.RefCount(r), r.Encoding(), len(r.AppendDumpValue(nil, s.cfg.RDBCompression))-1, (clock-idle)&(1<<24-1), idle, extra))
 }
 
 // listShape is how a quicklist of these elements would look.
@@ -613,7 +613,7 @@ func debugHtstatsKey(_ *Server, c *command.Ctx) {
 }
 
 func debugStructsize(_ *Server, c *command.Ctx) {
-	c.Simple("bits:64 robj:16 dictentry:24 sdshdr5:1 sdshdr8:3 sdshdr16:5 sdshdr32:9 sdshdr64:17 ")
+	c.BulkStr("bits:64 robj:16 dictentry:24 sdshdr5:1 sdshdr8:3 sdshdr16:5 sdshdr32:9 sdshdr64:17 ")
 }
 
 // debugStringmatch matches random patterns, which must come to an end.

@@ -335,8 +335,7 @@ func (s *Server) cmdWait(c *command.Ctx) {
 		c.Err("ERR timeout is negative")
 		return
 	case timeout > math.MaxInt64-c.Now():
-		c.Err("ERR timeout is out of range")
-		return
+		timeout = 0 // as good as for ever
 	}
 	off := c.Client.Woff
 	if have := s.ackedBy(off); int64(have) >= n || !c.CanBlock() {

@@ -76,6 +76,25 @@ func (s *Server) cmdBgsave(c *command.Ctx) {
 	}
 }
 
+// flushedAll acts on FLUSHALL: a running BGSAVE would bring the data back, and
+// so would an old dump.rdb, if save points say that there is to be one. The
+// engine's lock is held.
+func (s *Server) flushedAll() {
+	if s.jobIs("dump") {
+		failed := s.persist.lastSaveFailed
+		s.persist.job.cancel("the data was flushed")
+		s.persist.lastSaveFailed = failed // which is no failure of the disk
+		s.updateDiskError()
+	}
+	switch {
+	case len(s.cfg.SavePoints) == 0 || s.e.State.Loading:
+	case s.persist.job != nil:
+		s.persist.bgsaveScheduled = true
+	default:
+		_ = s.saveNow() // logged, and seen in INFO
+	}
+}
+
 // cmdBgrewriteaof makes a checkpoint, behind which the journal is trimmed.
 func (s *Server) cmdBgrewriteaof(c *command.Ctx) {
 	c.NoPropagate()

@@ -52,8 +52,6 @@ type conn struct {
 	inPending  int64
 	trim       bool  // idle: takeReply gives the buffers back
 	trimmedMs  int64 // cl.LastMs when that was done last
-	cmdBytes   int64
-	closeCause string
 
 	handshake *replicaLink // what REPLCONF has said
 	replica   *replicaLink // set on a replica's connection
@@ -75,9 +73,13 @@ const (
 	closeNow
 )
 
+// internalClients is how many client ids Redis has given away to itself, for
+// scripts, before the first connection comes.
+const internalClients = 2
+
 // newConn registers a connection. The engine's lock is held.
 func (s *Server) newConn(d driver, addr, laddr string) *conn {
-	id := s.nextConn.Add(1)
+	id := s.nextConn.Add(1) + internalClients
 	c := &conn{s: s, driver: d, fd: -1}
 	c.cl = s.e.NewClient(id)
 	c.cl.Addr, c.cl.Laddr, c.cl.Conn = addr, laddr, c
@@ -238,14 +240,22 @@ func (c *conn) class() int {
 	return config.ClientNormal
 }
 
+// uncountedOutput is how many bytes of replies may wait before the limits begin
+// to count: those for which Redis has a buffer in each client.
+const uncountedOutput = 16 << 10
+
 // checkOutputLimit closes a client that has used bytes of replies waiting, if
 // that is beyond what its class may have.
 func (c *conn) checkOutputLimit(bytes int64) {
 	if c.cl.Has(command.FlagMaster) {
 		return
 	}
-	limit := c.s.cfg.ClientOutputBufferLimits[c.class()]
+	class := c.class()
+	limit := c.s.cfg.ClientOutputBufferLimits[class]
 	used := uint64(bytes)
+	if class != config.ClientReplica {
+		used -= min(used, uncountedOutput)
+	}
 	over := limit.Hard > 0 && used >= limit.Hard
 	if limit.Soft > 0 && used >= limit.Soft {
 		now := time.Now()

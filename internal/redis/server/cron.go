@@ -1,6 +1,7 @@
 package server
 
 import (
+	"runtime/metrics"
 	"time"
 
 	"holdfast/internal/redis/command"
@@ -12,9 +13,9 @@ type cronState struct {
 	peakMemory  int64
 	rss         int64
 	connMemory  int64 // of all connections, as of the last second
+	baseMemory  int64 // what the process takes without data and connections
 	startMemory int64
-	paused      bool // DEBUG PAUSE-CRON
-	lastRSS     time.Time
+	paused      bool    // DEBUG PAUSE-CRON
 	walk        []*conn // connections still to be looked at in this round
 }
 
@@ -78,8 +79,8 @@ func (s *Server) runCron() time.Duration {
 		e.KS.FreeStep(20000)
 	}
 	// As in Redis, at most a quarter of the time goes into expiry.
-	e.ActiveExpire(int64(period) / 4)
-	e.EvictStep()
+	s.timed("expire-cycle", func() { e.ActiveExpire(int64(period) / 4) })
+	s.timed("eviction-cycle", e.EvictStep)
 	s.clientsCron(now)
 	s.evictClients()
 	if s.every(100 * time.Millisecond) {
@@ -102,6 +103,17 @@ func (s *Server) runCron() time.Duration {
 	return next
 }
 
+// timed does a part of the timer's work and enters it with the latency monitor.
+func (s *Server) timed(event string, work func()) {
+	if s.cfg.LatencyMonitorThreshold == 0 {
+		work()
+		return
+	}
+	start := s.e.Clock()
+	work()
+	s.e.SampleLatency(event, (s.e.Clock()-start)/1000)
+}
+
 // every reports whether a run of the timer is due for work of the period d.
 func (s *Server) every(d time.Duration) bool {
 	n := int64(d / (time.Second / time.Duration(max(1, s.cfg.HZ))))
@@ -120,7 +132,8 @@ func (s *Server) trackRates() {
 
 func (s *Server) secondCron(time.Time) {
 	s.cron.rss = readRSS()
-	s.e.SetExtraMemory(s.measureConns().counted)
+	_ = s.applyOOMScore() // after a change of role; told when it was configured
+	s.e.SetExtraMemory(s.cron.baseMemory + s.measureConns().counted)
 }
 
 // connMemory is what connections take, in bytes.
@@ -147,8 +160,22 @@ func (s *Server) measureConns() (m connMemory) {
 	return m
 }
 
-// usedMemory is INFO's used_memory: the data, and what connections hold.
-func (s *Server) usedMemory() int64 { return s.ks.UsedMemory() + s.cron.connMemory }
+// usedMemory is INFO's used_memory: the data, what connections hold, and the
+// process itself.
+func (s *Server) usedMemory() int64 {
+	return s.cron.baseMemory + s.ks.UsedMemory() + s.cron.connMemory
+}
+
+// measureBase finds out what the process takes before it has data: like in
+// Redis that counts for maxmemory.
+func (s *Server) measureBase() {
+	sample := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(sample)
+	if sample[0].Value.Kind() == metrics.KindUint64 {
+		s.cron.baseMemory = int64(sample[0].Value.Uint64())
+	}
+	s.e.SetExtraMemory(s.cron.baseMemory)
+}
 
 // endPause lets the clients go on that CLIENT PAUSE held, once it is over.
 func (s *Server) endPause() {

@@ -155,6 +155,7 @@ func (s *Server) replay(rec journal.Recovery) error {
 		cl.DB = s.ks.DB(streamDB)
 	}
 	n := 0
+	p := resp.Parser{Trusted: true} // one for all records: its slices are used again
 	err := s.persist.journal.Replay(rec.CheckpointPos, func(r journal.Record) error {
 		if r.Type != journal.TypeStream {
 			return nil
@@ -164,7 +165,7 @@ func (s *Server) replay(rec journal.Recovery) error {
 		if s.stopped() {
 			return errStopped
 		}
-		return s.applyPayload(cl, r.Payload)
+		return s.applyPayload(cl, &p, r.Payload)
 	})
 	if err != nil {
 		return fmt.Errorf("replaying the journal: %w", err)
@@ -213,8 +214,7 @@ func (s *Server) replayClient() *command.Client {
 }
 
 // applyPayload executes the commands of a record.
-func (s *Server) applyPayload(cl *command.Client, b []byte) error {
-	p := resp.Parser{Trusted: true}
+func (s *Server) applyPayload(cl *command.Client, p *resp.Parser, b []byte) error {
 	for len(b) > 0 {
 		n, err := p.Next(b)
 		if err != nil {
@@ -620,6 +620,7 @@ func (s *Server) reopenJournal(now time.Time) {
 	if errors.Is(err, journal.ErrNotHeld) {
 		// What the disk does not have is only in the data by now: begin anew with
 		// all of it.
+		s.log.Warning("What the journal has not written is no longer held: it begins anew with a checkpoint.")
 		err = s.newGeneration(s.streamEnd(), s.streamDB())
 	}
 	if err != nil {

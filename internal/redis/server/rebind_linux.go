@@ -2,6 +2,8 @@
 
 package server
 
+//lint:file-ignore ST1005 the wording is that of Redis
+
 import (
 	"crypto/tls"
 	"errors"

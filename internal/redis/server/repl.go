@@ -198,12 +198,12 @@ func (s *Server) becomeMaster() {
 	s.repl.isReplica.Store(false)
 	s.repl.forced = false
 	s.repl.linkState = linkNone
+	// The replicas must learn the new id; they continue at once.
+	s.dropReplicas()
 	s.updateRoleState()
 	if err := s.ownHistory(); err != nil {
 		s.journalFailed(err)
 	}
-	// The replicas must learn the new id; they continue at once.
-	s.dropReplicas()
 	s.e.SetStreamDB(-1) // the new history's first command is a SELECT
 }
 

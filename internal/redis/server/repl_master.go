@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -105,20 +106,23 @@ func (s *Server) listGateway(g *gateway, add bool) {
 
 // replicaGone forgets a replica whose connection ends. The engine's lock is held.
 func (s *Server) replicaGone(c *conn) {
-	l := c.replica
-	for i, x := range s.repl.links {
-		if x == l {
-			s.repl.links = append(s.repl.links[:i:i], s.repl.links[i+1:]...)
-			s.repl.book = append(s.repl.book[:i:i], s.repl.book[i+1:]...)
-			break
-		}
+	s.detach(c.replica)
+	s.countGoodReplicas(time.Now())
+}
+
+// detach ends what a replica is sent: not a byte more is taken from the stream.
+func (s *Server) detach(l *replicaLink) {
+	at := slices.Index(s.repl.links, l)
+	if at < 0 {
+		return
 	}
-	if g, ok := c.driver.(*gateway); ok {
+	s.repl.links = slices.Delete(s.repl.links, at, at+1)
+	s.repl.book = slices.Delete(s.repl.book, at, at+1)
+	if g, ok := l.c.driver.(*gateway); ok {
 		s.listGateway(g, false)
 	}
 	l.close()
 	s.log.Warning("Connection with replica %s lost.", l.name())
-	s.countGoodReplicas(time.Now())
 }
 
 func (l *replicaLink) close() {
@@ -140,12 +144,16 @@ func (l *replicaLink) unfollow() {
 	}
 }
 
-// dropReplicas closes the links of all replicas: they come back. The engine's
-// lock is held.
+// dropReplicas closes the links of all replicas: they come back. What is
+// appended from now on is of another history, of which they do not know, so
+// they must not get it. The engine's lock is held.
 func (s *Server) dropReplicas() {
-	for _, l := range s.repl.links {
+	for len(s.repl.links) > 0 {
+		l := s.repl.links[len(s.repl.links)-1]
+		s.detach(l)
 		l.c.closeLater(false)
 	}
+	s.countGoodReplicas(time.Now())
 }
 
 // ip is the replica's address as it is known to others.

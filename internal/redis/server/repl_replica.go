@@ -576,14 +576,14 @@ func (l *masterLink) continued(reply replication.Reply) error {
 	s := l.s
 	s.log.Notice("Successful partial resynchronization with master.")
 	if reply.ID != "" && reply.ID != s.repl.hist.ID {
+		// Our own replicas must learn the new id; they continue at once.
+		s.dropReplicas()
 		s.repl.hist.Shift(reply.ID, s.streamEnd())
 		s.log.Warning("Master replication ID changed to %s", reply.ID)
 		if err := s.storeHistory(); err != nil {
 			s.journalFailed(err)
 			return linkError(err.Error())
 		}
-		// Our own replicas must learn the new id; they continue at once.
-		s.dropReplicas()
 	}
 	s.log.Notice("MASTER <-> REPLICA sync: Master accepted a Partial Resynchronization.")
 	return nil

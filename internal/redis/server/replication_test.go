@@ -37,7 +37,8 @@ func binary(t *testing.T) string {
 			return
 		}
 		buildOnce.path = filepath.Join(dir, "holdfast")
-		out, err := exec.Command("go", "build", "-o", buildOnce.path, "holdfast/cmd/holdfast").CombinedOutput()
+		args := append([]string{"build"}, strings.Fields(os.Getenv("HOLDFAST_TEST_BUILD_FLAGS"))...)
+		out, err := exec.Command("go", append(args, "-o", buildOnce.path, "holdfast/cmd/holdfast")...).CombinedOutput()
 		if err != nil {
 			buildOnce.err = fmt.Errorf("%w\n%s", err, out)
 		}
@@ -99,6 +100,10 @@ func startNode(t *testing.T, isGenuine bool, args []string) *node {
 	n.start()
 	t.Cleanup(func() {
 		n.p.Kill()
+		if i := strings.Index(n.p.Output(), "DATA RACE"); i >= 0 {
+			out := n.p.Output()[i:]
+			t.Errorf("%s", out[:min(len(out), 5000)])
+		}
 		if t.Failed() {
 			t.Logf("log of %d (genuine %v):\n%s", port, isGenuine, n.p.Output())
 		}
@@ -258,7 +263,6 @@ func difference(a, b *node) string {
 type writer struct {
 	rng *rand.Rand
 	c   *proc.Conn
-	n   int
 }
 
 func newWriter(t *testing.T, n *node, seed uint64) *writer {
@@ -412,12 +416,12 @@ func TestFullAndPartialResync(t *testing.T) {
 			m := makers[tc.master](t, margs...)
 			r := makers[tc.replica](t, rargs...)
 			w := newWriter(t, m, uint64(i))
-			w.write(t, 2000)
+			w.write(t, 1000)
 			if tc.load != "on-empty-db" {
 				newWriter(t, r, 99).write(t, 200) // data that is replaced
 			}
 			r.replicate(m)
-			w.write(t, 3000)
+			w.write(t, 1500)
 			r.linked()
 			same(t, m, r)
 			fulls := m.info("sync_full")

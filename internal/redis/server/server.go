@@ -74,6 +74,7 @@ type Server struct {
 	handshakes map[net.Conn]struct{}
 	stat       netStats
 	cron       cronState
+	oom        oomScore
 
 	persist persistence
 	repl    replState
@@ -119,8 +120,10 @@ func New(opts Options) (*Server, error) {
 	}
 	s.e = command.NewEngine(ks, s.cfg, newTable(s), s, mrand.New(mrand.NewChaCha8(seed)), monotonic)
 	s.e.BeginBatch(time.Now().UnixMicro())
+	s.e.OnFlushAll = s.flushedAll
 	s.persist.lastBgsaveSec, s.persist.lastCkptSec = -1, -1
 	s.applyLimits()
+	s.measureBase()
 	s.cron.startMemory = s.usedMemory()
 	return s, nil
 }

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"holdfast/internal/journal"
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
 )
@@ -160,7 +162,8 @@ func (s *Server) finishShutdown(flags shutdownFlags) bool {
 		}
 		if err := st.Flush(); err == nil {
 			err = st.Sync(st.End())
-			if err != nil && !force {
+			// Closed: it was not begun yet, the data is still being loaded.
+			if err != nil && !force && !errors.Is(err, journal.ErrClosed) {
 				s.log.Warning("Syncing the journal failed: %s. Can't exit.", err)
 				return false
 			}
