@@ -19,6 +19,7 @@ var levels = map[string]int{
 	"internal/redis/sds":         1,
 	"internal/redis/glob":        1,
 	"internal/redis/resp":        2,
+	"internal/redis/logline":     3,
 	"internal/redis/config":      2,
 	"internal/redis/listpack":    1,
 	"internal/redis/intset":      1,

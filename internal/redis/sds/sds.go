@@ -38,7 +38,7 @@ func splitOne(line []byte, i int) ([]byte, int, error) {
 	cur := []byte{}
 	for i < len(line) && line[i] != 0 {
 		switch c := line[i]; {
-		case isSpace(c):
+		case c == ' ' || c == '\n' || c == '\r' || c == '\t':
 			return cur, i, nil
 		case c == '"' || c == '\'':
 			var err error

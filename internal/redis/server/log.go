@@ -5,11 +5,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/logline"
 )
 
 // Logger writes the server's log. In the legacy format its lines are those of
@@ -69,10 +69,6 @@ func (l *Logger) write(b []byte) {
 	}
 }
 
-var levelWords = [...]string{"debug", "verbose", "notice", "warning"}
-
-const levelMarks = ".-*#"
-
 // Log writes one line.
 func (l *Logger) Log(level config.LogLevel, format string, args ...any) {
 	l.mu.Lock()
@@ -80,54 +76,9 @@ func (l *Logger) Log(level config.LogLevel, format string, args ...any) {
 	if level < l.level {
 		return
 	}
-	now := time.Now()
-	b := l.buf[:0]
-	switch l.format {
-	case config.LogFormatLogfmt:
-		b = append(b, "time="...)
-		b = now.AppendFormat(b, time.RFC3339Nano)
-		b = fmt.Appendf(b, " level=%s role=%s pid=%d msg=%q\n", levelWords[level], roleWord(l.role()), os.Getpid(), fmt.Sprintf(format, args...))
-	case config.LogFormatJSON:
-		b = append(b, `{"time":"`...)
-		b = now.AppendFormat(b, time.RFC3339Nano)
-		b = fmt.Appendf(b, `","level":"%s","role":"%s","pid":%d,"msg":%s}`+"\n", levelWords[level], roleWord(l.role()), os.Getpid(), jsonString(fmt.Sprintf(format, args...)))
-	default:
-		b = strconv.AppendInt(b, int64(os.Getpid()), 10)
-		b = append(b, ':', l.role(), ' ')
-		b = now.AppendFormat(b, "02 Jan 2006 15:04:05.000")
-		b = append(b, ' ', levelMarks[level], ' ')
-		b = fmt.Appendf(b, format, args...)
-		b = append(b, '\n')
-	}
+	b := logline.Append(l.buf[:0], l.format, time.Now(), os.Getpid(), l.role(), level, fmt.Sprintf(format, args...))
 	l.buf = b
 	l.write(b)
-}
-
-func roleWord(role byte) string {
-	switch role {
-	case 'M':
-		return "master"
-	case 'S':
-		return "replica"
-	case 'X':
-		return "sentinel"
-	}
-	return "child"
-}
-
-func jsonString(s string) string {
-	b := []byte{'"'}
-	for _, r := range s {
-		switch {
-		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
-		case r < 0x20:
-			b = fmt.Appendf(b, `\u%04x`, r)
-		default:
-			b = append(b, string(r)...)
-		}
-	}
-	return string(append(b, '"'))
 }
 
 // Notice logs at level notice, Warning at level warning, Verbose at verbose,
