@@ -77,6 +77,9 @@ func TestExpand(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("expand = %q, want %q", got, want)
 	}
+	if got := expand("a {${b*3}|c}"); !slices.Equal(got, []string{"a ${b*3}", "a c"}) {
+		t.Errorf("with a variable in it: %q", got)
+	}
 }
 
 // The reply reader keeps every byte, whatever the server says, and never reads beyond one reply.

@@ -91,7 +91,7 @@ func expand(line string) []string {
 		if line[i] != '{' || i > 0 && line[i-1] == '$' {
 			continue
 		}
-		end := strings.IndexByte(line[i:], '}')
+		end := closingBrace(line[i:])
 		if end < 0 {
 			break
 		}
@@ -105,6 +105,22 @@ func expand(line string) []string {
 		return out
 	}
 	return []string{line}
+}
+
+// closingBrace returns where the { that s begins with is closed, -1 if nowhere; a ${...} may lie between.
+func closingBrace(s string) int {
+	inner := false
+	for i := 1; i < len(s); i++ {
+		switch {
+		case s[i] == '{' && s[i-1] == '$':
+			inner = true
+		case s[i] == '}' && !inner:
+			return i
+		case s[i] == '}':
+			inner = false
+		}
+	}
+	return -1
 }
 
 // step is one parsed line that sends something.

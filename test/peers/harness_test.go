@@ -233,10 +233,17 @@ func (n *node) dial() *proc.Conn {
 
 func (n *node) portText() string { return strconv.Itoa(n.spec.Port) }
 
-// do sends a command; an error reply fails the test.
+// do sends a command; an error reply fails the test. A connection that was
+// closed is made again: Sentinel does that to the clients of a server whose role
+// changes.
 func (n *node) do(args ...string) proc.Value {
 	n.t.Helper()
 	v, err := n.c.Must(args...)
+	if err != nil && v.Kind == 0 {
+		n.c.Close()
+		n.c = n.dial()
+		v, err = n.c.Must(args...)
+	}
 	if err != nil {
 		n.t.Fatalf("%s: %v: %v", n, args, err)
 	}
@@ -311,9 +318,10 @@ func unlinked(master, r *node) string {
 // on the master moves its offset.
 func same(t *testing.T, master *node, replicas ...*node) {
 	t.Helper()
-	v := master.do("WAIT", strconv.Itoa(len(replicas)), "20000")
-	if v.Int < 1 {
-		t.Errorf("WAIT %d on %s: %d", len(replicas), master, v.Int)
+	if master.info()["role"] == "master" { // else it is in the middle of a chain
+		if v := master.do("WAIT", strconv.Itoa(len(replicas)), "20000"); int(v.Int) < len(replicas) {
+			t.Errorf("WAIT %d on %s: %d", len(replicas), master, v.Int)
+		}
 	}
 	eventually(t, "equal offsets", func() string {
 		before := master.info()

@@ -25,6 +25,7 @@ type load struct {
 	c, b    *proc.Conn // b is the one that blocks
 	db      int
 	durable bool // no short times to live: what is written stays
+	noFlush bool // no FLUSHALL, which makes a snapshot begin again
 	payload string
 	payType string
 	now     int64 // Unix time in ms, of the last batch
@@ -630,7 +631,7 @@ func (l *load) keys() []string {
 		if l.IntN(25) == 0 {
 			return join("FLUSHDB", l.maybe(2, l.pick("ASYNC SYNC")))
 		}
-		if l.IntN(400) == 0 {
+		if l.IntN(40) == 0 && !l.noFlush {
 			return join("FLUSHALL")
 		}
 	case 18:

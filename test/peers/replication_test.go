@@ -52,6 +52,7 @@ func fullResync(t *testing.T, m, r *node, stream uint64, dirty bool) {
 	if dirty {
 		newLoad(t, r, stream+1000).write(t, 500) // has to vanish
 	}
+	w.noFlush = true
 	done := w.begin(n / 2)
 	r.replicate(m.spec.Port)
 	linked(t, m, r)

@@ -70,6 +70,7 @@ func wantAll(t *testing.T, c *proc.Conn, first, end int) {
 }
 
 func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
+	t.Parallel()
 	for _, level := range []string{"everysec", "always", "no"} {
 		t.Run(level, func(t *testing.T) {
 			dir, ballast := smallDisk(t, "10m", 4<<20)
@@ -120,6 +121,7 @@ func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
 // Written fast and unsynced, the lost part is larger than what is held in
 // memory: the way out is a checkpoint.
 func TestFullDiskUnderAPipelineRecovers(t *testing.T) {
+	t.Parallel()
 	dir, ballast := smallDisk(t, "40m", 24<<20)
 	args := []string{"--save", "", "--journal-segment-size", "1mb", "--repl-backlog-size", "16kb", debugOn, "yes"}
 	s := startIn(t, dir, args...)
@@ -157,6 +159,7 @@ func TestFullDiskUnderAPipelineRecovers(t *testing.T) {
 }
 
 func TestFailedBgsaveStopsWrites(t *testing.T) {
+	t.Parallel()
 	const refused = "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. " +
 		"Commands that may modify the data set are disabled, because this instance is configured to report errors during writes " +
 		"if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error."
@@ -187,6 +190,7 @@ func TestFailedBgsaveStopsWrites(t *testing.T) {
 
 // A checkpoint for which there is no room leaves the journal as it is.
 func TestFullDiskFailsTheCheckpointOnly(t *testing.T) {
+	t.Parallel()
 	dir, ballast := smallDisk(t, "24m", 17<<20)
 	args := []string{"--save", "", "--rdbcompression", "no", "--journal-segment-size", "1mb", debugOn, "yes"}
 	s := startIn(t, dir, args...)

@@ -23,6 +23,7 @@ func copyFile(t *testing.T, from, to string) {
 }
 
 func TestDumpOfGenuineIsImported(t *testing.T) {
+	t.Parallel()
 	g := genuineIn(t, t.TempDir(), "--save", "", debugOn, "yes")
 	c := g.dial()
 	fill(t, c, 300)
@@ -52,6 +53,7 @@ func TestDumpOfGenuineIsImported(t *testing.T) {
 }
 
 func TestDumpGoesToGenuine(t *testing.T) {
+	t.Parallel()
 	s := start(t, debugOn, "yes")
 	c := s.dial()
 	fill(t, c, 300)
@@ -74,6 +76,7 @@ func TestDumpGoesToGenuine(t *testing.T) {
 }
 
 func TestAppendOnlyFilesOfGenuineAreImported(t *testing.T) {
+	t.Parallel()
 	for _, preamble := range []string{"yes", "no"} {
 		t.Run("preamble="+preamble, func(t *testing.T) {
 			g := genuineIn(t, t.TempDir(), "--save", "", "--appendonly", "yes", "--aof-use-rdb-preamble", preamble, "--appenddirname", "my dir", debugOn, "yes")
@@ -109,6 +112,7 @@ func TestAppendOnlyFilesOfGenuineAreImported(t *testing.T) {
 }
 
 func TestAppendOnlyIsSwitchedWhileServing(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "", "--io-loops", "2", debugOn, "yes")
 	stop, done := make(chan struct{}), make(chan error, 2)
@@ -155,15 +159,16 @@ func TestAppendOnlyIsSwitchedWhileServing(t *testing.T) {
 // A snapshot under load shows one moment, and the journal behind a checkpoint
 // leads to the very data.
 func TestSnapshotsUnderLoad(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "", "--io-loops", "2", debugOn, "yes")
 	c := s.dial()
-	must(t, c, "DEBUG", "POPULATE", "60000", "p", "60")
+	must(t, c, "DEBUG", "POPULATE", "30000", "p", "60")
 	fill(t, c, 200)
 	stop, done := make(chan struct{}), make(chan error, 1)
 	w := s.dial()
 	go func() { done <- churn(w, stop) }()
-	for round := range 3 {
+	for round := range 2 {
 		must(t, c, "BGREWRITEAOF")
 		must(t, c, "SET", "after", strconv.Itoa(round)) // at once
 		wantText(t, c, strconv.Itoa(round), "GET", "after")
@@ -225,9 +230,10 @@ func churn(c *proc.Conn, stop <-chan struct{}) error {
 }
 
 func TestFlushAllDuringSnapshot(t *testing.T) {
+	t.Parallel()
 	s := start(t, debugOn, "yes")
 	c := s.dial()
-	must(t, c, "DEBUG", "POPULATE", "60000", "p", "60")
+	must(t, c, "DEBUG", "POPULATE", "30000", "p", "60")
 	want := digest(t, c)
 	c.Send("BGSAVE")
 	c.Send("FLUSHALL", "SYNC")
@@ -254,6 +260,7 @@ func TestFlushAllDuringSnapshot(t *testing.T) {
 }
 
 func TestSavePointsSave(t *testing.T) {
+	t.Parallel()
 	s := startIn(t, t.TempDir(), "--save", "1 3", "--appendonly", "no")
 	c := s.dial()
 	for i := range 3 {
@@ -265,6 +272,7 @@ func TestSavePointsSave(t *testing.T) {
 }
 
 func TestLeftoversAreSwept(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "")
 	c := s.dial()
@@ -308,6 +316,7 @@ func TestLeftoversAreSwept(t *testing.T) {
 }
 
 func TestDumpWithAStreamIsRefusedClearly(t *testing.T) {
+	t.Parallel()
 	g := genuineIn(t, t.TempDir(), "--save", "")
 	c := g.dial()
 	must(t, c, "XADD", "the-stream", "*", "f", "v")
@@ -326,6 +335,7 @@ func TestDumpWithAStreamIsRefusedClearly(t *testing.T) {
 // A damaged dump ends the start with a message: no crash, no hang, and the file
 // stays as it is.
 func TestDamagedDumpIsRefused(t *testing.T) {
+	t.Parallel()
 	s := startIn(t, t.TempDir(), "--save", "", "--appendonly", "no")
 	c := s.dial()
 	fill(t, c, 20)
@@ -364,6 +374,7 @@ func TestDamagedDumpIsRefused(t *testing.T) {
 }
 
 func TestFailedCheckpointLeavesTheOldOne(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "", debugOn, "yes")
 	c := s.dial()
@@ -390,6 +401,7 @@ func TestFailedCheckpointLeavesTheOldOne(t *testing.T) {
 
 // A whole request may be one argument of the journal's size and more.
 func TestRecordsLargerThanASegment(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "", "--journal-segment-size", "1mb", debugOn, "yes")
 	c := s.dial()

@@ -32,9 +32,10 @@ func exists(path string) bool {
 }
 
 func TestLoadingIsToldWhileLoading(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--appendonly", "no", "--save", "", debugOn, "yes")
-	must(t, s.dial(), "DEBUG", "POPULATE", "300000", "key", "100")
+	must(t, s.dial(), "DEBUG", "POPULATE", "150000", "key", "100")
 	must(t, s.dial(), "SAVE")
 	s.Kill()
 	s = launch(t, serverArgv(), dir, nil, "--appendonly", "no", "--save", "")
@@ -65,13 +66,14 @@ func TestLoadingIsToldWhileLoading(t *testing.T) {
 	if !told {
 		t.Error("loading was over before anybody could ask; use more keys")
 	}
-	wantText(t, s.dial(), "300000", "DBSIZE")
+	wantText(t, s.dial(), "150000", "DBSIZE")
 }
 
 func TestSignalDuringLoadingEndsAtOnce(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--appendonly", "no", "--save", "", debugOn, "yes")
-	must(t, s.dial(), "DEBUG", "POPULATE", "300000", "key", "100")
+	must(t, s.dial(), "DEBUG", "POPULATE", "150000", "key", "100")
 	must(t, s.dial(), "SAVE")
 	s.Kill()
 	s = launch(t, serverArgv(), dir, nil, "--appendonly", "no", "--save", "")
@@ -87,6 +89,7 @@ func TestSignalDuringLoadingEndsAtOnce(t *testing.T) {
 }
 
 func TestShutdownSavesAsAsked(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		save, how string
 		dumped    bool
@@ -133,6 +136,7 @@ func TestShutdownSavesAsAsked(t *testing.T) {
 
 // A shutdown that cannot save is refused, and forced it ends all the same.
 func TestShutdownThatCannotSave(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startIn(t, dir, "--save", "", "--appendonly", "no", "--dbfilename", "d.rdb")
 	if err := os.Mkdir(filepath.Join(dir, "d.rdb"), 0o755); err != nil { // nothing can be renamed to it
@@ -154,6 +158,7 @@ func TestShutdownThatCannotSave(t *testing.T) {
 }
 
 func TestAcknowledgedWritesSurviveSIGTERM(t *testing.T) {
+	t.Parallel()
 	for _, appendonly := range []string{"yes", "no"} {
 		t.Run("appendonly="+appendonly, func(t *testing.T) {
 			dir := t.TempDir()
@@ -186,6 +191,7 @@ func TestAcknowledgedWritesSurviveSIGTERM(t *testing.T) {
 }
 
 func TestDaemonize(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	port := freePort(t)
 	pidFile, logFile := filepath.Join(dir, "d.pid"), filepath.Join(dir, "d.log")
@@ -232,6 +238,7 @@ func TestDaemonize(t *testing.T) {
 }
 
 func TestSystemdIsNotified(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "notify")
 	sock, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
@@ -259,6 +266,7 @@ func TestSystemdIsNotified(t *testing.T) {
 }
 
 func TestDirectoryProblemsAreNamed(t *testing.T) {
+	t.Parallel()
 	missing := launch(t, serverArgv(), filepath.Join(t.TempDir(), "nowhere"), nil)
 	missing.exits(1)
 	if !strings.Contains(missing.Output(), "No such file or directory") {
@@ -279,6 +287,7 @@ func TestDirectoryProblemsAreNamed(t *testing.T) {
 }
 
 func TestRelativeDirectoriesAndConfigFile(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	data := filepath.Join(base, "data")
 	if err := os.Mkdir(data, 0o755); err != nil {

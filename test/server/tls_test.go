@@ -118,6 +118,7 @@ func (c *certs) dial(t *testing.T, _ *instance, withCert bool) *proc.Conn {
 }
 
 func TestTLSBesideThePlainPort(t *testing.T) {
+	t.Parallel()
 	certs := newCerts(t)
 	s := start(t, append(certs.args(t, "no"), "--io-loops", "2")...)
 	plain, c := s.dial(), certs.dial(t, nil, false)
@@ -174,6 +175,7 @@ func TestTLSBesideThePlainPort(t *testing.T) {
 }
 
 func TestTLSClientCertificates(t *testing.T) {
+	t.Parallel()
 	for _, auth := range []string{"yes", "optional"} {
 		t.Run(auth, func(t *testing.T) {
 			certs := newCerts(t)
@@ -194,6 +196,7 @@ func TestTLSClientCertificates(t *testing.T) {
 // A peer that never finishes its handshake counts as a client and does not
 // delay the shutdown.
 func TestTLSHandshakesAreBounded(t *testing.T) {
+	t.Parallel()
 	certs := newCerts(t)
 	s := start(t, append(certs.args(t, "no"), "--maxclients", "5")...)
 	admin := s.dial()
@@ -222,6 +225,7 @@ func TestTLSHandshakesAreBounded(t *testing.T) {
 }
 
 func TestTLSWithoutCertificatesIsRefused(t *testing.T) {
+	t.Parallel()
 	s := launch(t, serverArgv(), t.TempDir(), nil, "--tls-port", fmt.Sprint(freePort(t)))
 	if err := s.WaitExit(limit); err != nil {
 		t.Fatal(err)

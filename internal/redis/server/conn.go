@@ -144,6 +144,7 @@ func (c *conn) execute(buf []byte) (taken int, more bool) {
 			return len(buf), false // nobody is going to execute the rest
 		}
 		if cl.Has(command.FlagBlocked) || c.waiting {
+			s.pokeCron()
 			return taken, false
 		}
 		if n == maxPerBatch {

@@ -10,6 +10,7 @@ import (
 // cronState is what the timer remembers between two runs. Under the engine's lock.
 type cronState struct {
 	ticks       int64
+	wakeMs      int64 // when the timer means to look at deadlines
 	peakMemory  int64
 	rss         int64
 	connMemory  int64 // of all connections, as of the last second
@@ -43,25 +44,69 @@ func (m *sampler) rate() int64 {
 	return sum / int64(len(m.samples))
 }
 
-// cronLoop runs the timer hz times a second, and whenever a blocked client's
-// time is over.
+// cronLoop runs the timer hz times a second, and answers blocked clients when
+// their time is over, which may be earlier.
 func (s *Server) cronLoop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	next := time.Now()
 	for {
 		select {
 		case <-s.done:
 			return
 		case <-timer.C:
+		case <-s.cronPoke:
 		}
-		next := s.runCron()
+		var wake time.Duration
+		if now := time.Now(); now.Before(next) {
+			wake = s.runDeadlines(next)
+		} else {
+			next = now.Add(time.Second / time.Duration(max(1, s.cfg.HZ)))
+			s.runCron()
+			wake = s.runDeadlines(next)
+		}
 		s.flushStream()
-		timer.Reset(next)
+		timer.Reset(wake)
 	}
 }
 
-// runCron is one run of the timer; it returns when the next is due.
-func (s *Server) runCron() time.Duration {
+// runDeadlines answers those whose time is over. It returns how long until the
+// next is due, at the latest the timer's own next run.
+func (s *Server) runDeadlines(next time.Time) time.Duration {
+	e := s.e
+	e.Lock()
+	defer e.Unlock()
+	now := time.Now()
+	e.BeginBatch(now.UnixMicro())
+	e.CheckTimeouts()
+	s.endPause()
+	wake := max(0, next.Sub(now))
+	due := func(ms int64) {
+		wake = min(wake, time.Duration(max(0, ms-e.NowMs))*time.Millisecond+100*time.Microsecond)
+	}
+	if d := e.NextDeadlineMs(); d != 0 {
+		due(d)
+	}
+	if p := e.State.PauseUntilMs; p > e.NowMs && p < 1<<61 {
+		due(p)
+	}
+	s.cron.wakeMs = e.NowMs + wake.Milliseconds()
+	return wake
+}
+
+// pokeCron makes the timer look again when somebody's time is over before it
+// meant to. The engine's lock is held.
+func (s *Server) pokeCron() {
+	if d := s.e.NextDeadlineMs(); d != 0 && d < s.cron.wakeMs {
+		select {
+		case s.cronPoke <- struct{}{}:
+		default: // it has been told
+		}
+	}
+}
+
+// runCron is one run of the timer.
+func (s *Server) runCron() {
 	e := s.e
 	e.Lock()
 	defer e.Unlock()
@@ -69,7 +114,7 @@ func (s *Server) runCron() time.Duration {
 	e.BeginBatch(now.UnixMicro())
 	period := time.Second / time.Duration(max(1, s.cfg.HZ))
 	if s.cron.paused {
-		return period
+		return
 	}
 	s.cron.ticks++
 
@@ -92,15 +137,6 @@ func (s *Server) runCron() time.Duration {
 	s.persistCron(now)
 	s.replicationCron(now)
 	s.shutdownCron(now)
-
-	next := period
-	if d := e.NextDeadlineMs(); d != 0 {
-		next = min(next, time.Duration(max(0, d-e.NowMs))*time.Millisecond+100*time.Microsecond)
-	}
-	if p := e.State.PauseUntilMs; p > e.NowMs {
-		next = min(next, time.Duration(p-e.NowMs)*time.Millisecond+100*time.Microsecond)
-	}
-	return next
 }
 
 // timed does a part of the timer's work and enters it with the latency monitor.

@@ -18,6 +18,7 @@ import (
 	"holdfast/internal/redis/keyspace"
 	"holdfast/internal/redis/rdb"
 	"holdfast/internal/redis/resp"
+	"holdfast/internal/redis/sds"
 )
 
 // journalDir is the journal's directory below dir.
@@ -53,7 +54,6 @@ type persistence struct {
 	loadStart          time.Time
 	loadTotal          int64
 	loadDone           atomic.Int64
-	savedDirty         int64
 	checkpointFailures int       // in a row
 	ckptRetry          time.Time // no automatic checkpoint before
 }
@@ -366,12 +366,16 @@ func (s *Server) importAOF(dir, manifest string) error {
 	}
 	cl := s.replayClient()
 	for _, line := range strings.Split(string(b), "\n") {
-		f := strings.Fields(line)
-		// "file NAME seq N type b|i|h": history files are of no interest.
-		if len(f) < 6 || f[0] != "file" || f[5] == "h" {
+		// "file NAME seq N type b|i|h": a name may be quoted, and history files
+		// are of no interest.
+		f, err := sds.SplitArgs([]byte(line))
+		if err != nil {
+			return fmt.Errorf("Invalid AOF manifest file format: %q: %w", line, err)
+		}
+		if len(f) < 6 || string(f[0]) != "file" || string(f[5]) == "h" {
 			continue
 		}
-		if err := s.importAOFFile(s.fs.PathJoin(dir, f[1]), cl); err != nil {
+		if err := s.importAOFFile(s.fs.PathJoin(dir, string(f[1])), cl); err != nil {
 			return err
 		}
 	}

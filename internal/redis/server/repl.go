@@ -241,34 +241,37 @@ func (s *Server) streamSwitched() {
 	}
 }
 
-// trimBacklog lets the memory ring of a server without a journal grow while a
-// replica needs more of it, up to the hard output limit of replicas, and gives
-// the memory back afterwards.
-func (s *Server) trimBacklog() {
-	m, ok := s.persist.stream.(*journal.Memory)
-	if !ok {
-		return
-	}
-	need := uint64(0)
-	for _, l := range s.repl.links {
-		if at, held := l.holds(); held {
-			need = max(need, m.End()-min(at, m.End()))
-		}
-	}
-	if need <= uint64(s.cfg.ReplBacklogSize)/2 {
-		m.Resize(int(s.cfg.ReplBacklogSize))
-	}
-}
-
-// growBacklog is the other half: a replica begins to hold a position.
+// growBacklog lets the memory ring of a server without a journal grow while
+// there are replicas, so that a snapshot under way or a slow replica finds what
+// it needs: as far as the hard output limit of replicas. The engine's lock is
+// held.
 func (s *Server) growBacklog() {
-	if m, ok := s.persist.stream.(*journal.Memory); ok {
+	if m, ok := s.persist.stream.(*journal.Memory); ok && len(s.repl.links) > 0 {
 		limit := s.cfg.ClientOutputBufferLimits[config.ClientReplica].Hard
 		if limit == 0 {
 			limit = 256 << 20
 		}
 		m.Resize(int(max(uint64(s.cfg.ReplBacklogSize), limit)))
 	}
+}
+
+// trimBacklog gives the memory back that no replica needs. The engine's lock
+// is held.
+func (s *Server) trimBacklog() {
+	m, ok := s.persist.stream.(*journal.Memory)
+	if !ok {
+		return
+	}
+	need, end := uint64(s.cfg.ReplBacklogSize), m.End()
+	for _, l := range s.repl.links {
+		if at, held := l.holds(); held {
+			need = max(need, end-min(at, end))
+		}
+	}
+	if len(s.repl.links) == 0 || uint64(m.Stats().WindowBytes) > 2*need {
+		m.Resize(int(need))
+	}
+	s.growBacklog()
 }
 
 // infoReplication is the section "Replication" of INFO, without its title.
@@ -398,15 +401,6 @@ func describeClient(cl *command.Client) string {
 		return c.describe()
 	}
 	return cl.Addr
-}
-
-// syncCounts are sync_full, sync_partial_ok and sync_partial_err.
-func (s *Server) syncCounts() (full, partial, refused int64) {
-	return s.repl.fullSyncs, s.repl.partialOK, s.repl.partialErr
-}
-
-func (s *Server) resetReplicationStats() {
-	s.repl.fullSyncs, s.repl.partialOK, s.repl.partialErr = 0, 0, 0
 }
 
 // changeReplID begins a history that nobody can continue (DEBUG CHANGE-REPL-ID).

@@ -41,7 +41,6 @@ type replicaLink struct {
 	mu       sync.Mutex // below the engine's lock
 	ctl      []byte     // lines of the handshake
 	bulk     bulkSource // the snapshot, nil before and after
-	bulkOver bool       // bulk was sent to its end, and nobody was told
 	follower *journal.Follower
 	stream   bool // the follower's bytes may be sent
 	closed   bool
@@ -85,6 +84,7 @@ func (s *Server) attach(l *replicaLink, state replication.State) {
 	case *gateway:
 		s.listGateway(d, true)
 	}
+	s.growBacklog()
 	s.countGoodReplicas(now)
 }
 

@@ -110,7 +110,6 @@ func (s *Server) startDiskSync(y *syncJob) error {
 // joinSync makes a replica wait for the snapshot y, which may have begun
 // before, unless it goes to sockets.
 func (s *Server) joinSync(l *replicaLink, y *syncJob) {
-	s.growBacklog()
 	if err := l.follow(s.persist.stream, y.job.pos); err != nil {
 		s.log.Warning("Replica %s cannot join the snapshot at position %d: %s", l.name(), y.job.pos, err)
 		l.c.closeLater(false)

@@ -45,6 +45,8 @@ func serveFake(nc net.Conn, snapshot string) {
 			reply = "+PONG\r\n"
 		case word == "REPLCONF":
 			reply = "+OK\r\n"
+		case word == "INFO":
+			reply = "-ERR unknown command\r\n"
 		case word == "PSYNC":
 			reply = fmt.Sprintf("+FULLRESYNC %s 100\r\n$%d\r\n%s", strings.Repeat("ab", 20), len(snapshot), snapshot)
 		}

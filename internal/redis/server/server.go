@@ -80,6 +80,7 @@ type Server struct {
 	repl    replState
 
 	shutdown shutdownState
+	cronPoke chan struct{} // a deadline is nearer than the timer knows
 	done     chan struct{} // closed when Run is to return
 	doneOnce sync.Once
 	exitCode int
@@ -93,7 +94,6 @@ type netStats struct {
 	replInBytes, replOutBytes            atomic.Int64
 	reads, writes                        atomic.Int64
 	queryBufferClosed, outputClosed      int64
-	peakInput, peakOutput                int64
 	instOps, instIn, instOut, instReplIn sampler
 	instReplOut                          sampler
 }
