@@ -213,9 +213,17 @@ func (d *deployment) failover() {
 		}
 	}
 	t.Logf("master %s, then %s: %d acknowledged, %d refused meanwhile, %d of what was not yet replicated lost", old, next, len(p.log), p.failed.Load(), lost)
+	d.quiet()
 	same(t, next, d.others(next)...)
 	if got := old.info()["role"]; got != "slave" {
 		t.Errorf("the old master is a %s", got)
+	}
+}
+
+// quiet ends the Sentinels: what they publish is part of the stream.
+func (d *deployment) quiet() {
+	for _, s := range d.sentinels {
+		s.p.Kill()
 	}
 }
 
@@ -271,6 +279,7 @@ func TestVotesOfEachOther(t *testing.T) {
 	d.complete()
 	linked(t, next, d.others(next)...)
 	p.end()
+	d.quiet()
 	same(t, next, d.others(next)...)
 }
 
@@ -305,6 +314,7 @@ func TestFailoverByCommand(t *testing.T) {
 			}
 			p.end()
 			m := d.master(nil)
+			d.quiet()
 			same(t, m, d.others(m)...)
 		})
 	}

@@ -104,7 +104,7 @@ func New(opts Options) (*Server, error) {
 		cfg: opts.Config, fs: opts.FS, log: opts.Log,
 		runID: randomID(), started: time.Now(), args: os.Args,
 		conns: make(map[uint64]*conn), byClient: make(map[*command.Client]*conn),
-		monitors: make(map[*conn]struct{}), handshakes: make(map[net.Conn]struct{}), done: make(chan struct{}), ready: opts.Ready,
+		monitors: make(map[*conn]struct{}), handshakes: make(map[net.Conn]struct{}), done: make(chan struct{}), cronPoke: make(chan struct{}, 1), ready: opts.Ready,
 	}
 	if exe, err := os.Executable(); err == nil {
 		s.exe = exe

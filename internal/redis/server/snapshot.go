@@ -18,10 +18,18 @@ import (
 // a writer that changes a key serialises it first, and a goroutine carries the
 // bytes to a file or to replicas. One runs at a time.
 
-// Figures of pacing.
+// Figures of pacing. The loop spends a share of its time on a snapshot, not all
+// that it has to spare: a thread that never sleeps is one that the system makes
+// wait for its turn, and its clients with it. What a step takes is measured by
+// the clock, so that a busy machine slows the snapshot down by itself.
 const (
-	stepKeys    = 64      // keys serialised in a busy tick
-	stepIdle    = 512     // and in one with nothing else to do
+	stepKeys    = 64                     // keys serialised at once
+	stepLarge   = 2048                   // and when writers have copied much
+	shareBusy   = 3                      // tenths of the time, while clients are served
+	shareIdle   = 9                      // and when nobody was for idleAfter
+	creditMost  = 300 * time.Microsecond // in one tick
+	debtMost    = 2 * time.Millisecond
+	idleAfter   = 20 * time.Millisecond
 	backlogSoft = 4 << 20 // bytes not yet taken by the goroutine: the loop takes no step
 	backlogHard = 32 << 20
 	chunkSize   = 256 << 10
@@ -50,6 +58,10 @@ type snapshotJob struct {
 	done     func(job *snapshotJob, err error) // under the engine's lock
 	snapDone bool                              // the loop has serialised everything
 
+	credit time.Duration // that the loop may spend on steps now; negative after a long one
+	asOf   time.Time     // when credit was counted
+	served time.Time     // when a tick last had something else to do
+
 	buf []byte
 
 	mu       sync.Mutex
@@ -67,7 +79,7 @@ type snapshotJob struct {
 // and no command is half executed.
 func (s *Server) startSnapshot(what string, target snapshotTarget, done func(*snapshotJob, error)) *snapshotJob {
 	j := &snapshotJob{s: s, target: target, what: what, pos: s.streamEnd(), streamDB: s.streamDB(),
-		dirty: s.e.Dirty, began: time.Now(), done: done, finished: make(chan struct{})}
+		dirty: s.e.Dirty, began: time.Now(), asOf: time.Now(), done: done, finished: make(chan struct{})}
 	j.cond = sync.NewCond(&j.mu)
 	s.persist.job = j
 	s.persist.running.Store(true)
@@ -277,7 +289,7 @@ func (s *Server) snapshotPatience() int {
 		return -1
 	case j.snapDone:
 		return 100 // its goroutine rouses the loop at the end
-	case j.backlog() > backlogSoft:
+	case j.backlog() > backlogSoft || j.earn(time.Now()) <= 0:
 		return 1
 	}
 	return 0
@@ -288,6 +300,23 @@ func (s *Server) rouseFirst() {
 	if len(s.loops) > 0 {
 		s.loops[0].signal()
 	}
+}
+
+// earn counts what time has passed towards the next steps.
+func (j *snapshotJob) earn(now time.Time) time.Duration {
+	share := time.Duration(shareBusy)
+	if now.Sub(j.served) > idleAfter {
+		share = shareIdle
+	}
+	j.credit = min(j.credit+now.Sub(j.asOf)*share/10, creditMost)
+	j.asOf = now
+	return j.credit
+}
+
+// spend takes what a step has cost off the credit.
+func (j *snapshotJob) spend(now time.Time) {
+	j.credit = max(j.credit-now.Sub(j.asOf), -debtMost)
+	j.asOf = now
 }
 
 // snapshotTick takes a step of the running snapshot in the first loop's tick.
@@ -312,21 +341,25 @@ func (s *Server) snapshotTick(idle bool) {
 	}
 }
 
-// tickStep takes one step, unless the goroutine is behind. What writers have
-// copied lies in the keyspace until a step writes it, so much of it means a
-// larger step; and when the goroutine is far behind, the writers wait for it,
-// which is what bounds the memory.
+// tickStep takes the steps that the loop has time for, unless the goroutine is
+// behind. What writers have copied lies in the keyspace until a step writes it,
+// so much of it means a larger step whatever the time; and when the goroutine is
+// far behind, the writers wait for it, which is what bounds the memory.
 func (j *snapshotJob) tickStep(idle bool) {
-	n := stepKeys
-	if idle {
-		n = stepIdle
+	now := time.Now()
+	if !idle {
+		j.served = now
 	}
-	held := j.snap.Backlog()
-	if held > backlogSoft {
-		n = 4 * stepIdle
-	}
-	if j.backlog() < backlogSoft || held > backlogHard {
-		j.snapDone = j.step(n)
+	if held := j.snap.Backlog(); held > backlogSoft {
+		if j.backlog() < backlogSoft || held > backlogHard {
+			j.snapDone = j.step(stepLarge)
+		}
+		j.asOf = now
+	} else if j.earn(now) > 0 {
+		for !j.snapDone && j.credit > 0 && j.backlog() < backlogSoft {
+			j.snapDone = j.step(stepKeys)
+			j.spend(time.Now())
+		}
 	}
 	j.mu.Lock()
 	for j.pending > backlogHard && j.failed == nil {
