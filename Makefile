@@ -33,4 +33,4 @@ sim: ## many more seeds of the simulator
 	$(GO) test ./internal/sim/ -count=1 -timeout 0 -sim.seeds=100000
 
 soak: peers ## long forms of the crash tests
-	HOLDFAST_SOAK=1 $(GO) test ./test/crash/ -count=1 -timeout 0 -v
+	HOLDFAST_SOAK=1 $(GO) test ./test/crash/ ./test/peers/ ./test/server/ -count=1 -timeout 0 -v

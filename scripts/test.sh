@@ -9,7 +9,10 @@ code=$?
 grep -E '^(ok|FAIL|---? FAIL|panic:|\?)' "$log" | grep -v 'no test files' || true
 if [ $code -ne 0 ]; then
   echo "---- output of the failing packages ----"
-  grep -vE '^(=== (RUN|PAUSE|CONT|NAME)|[[:space:]]*--- PASS|PASS|ok )' "$log" | tail -n 400
+  # Output comes package by package; each ends with its verdict.
+  awk '/^(=== (RUN|PAUSE|CONT|NAME)|[[:space:]]*--- (PASS|SKIP)|PASS$)/ { next }
+       { held[n++] = $0 }
+       /^(ok  |FAIL|\?   )\t/ { if (/^FAIL\t/) for (i = n > 250 ? n - 250 : 0; i < n; i++) print held[i]; n = 0 }' "$log"
 fi
 passed=$(grep -cE '^[[:space:]]*--- PASS' "$log")
 failed=$(grep -cE '^[[:space:]]*--- FAIL' "$log")

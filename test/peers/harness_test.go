@@ -1,6 +1,7 @@
 package peers
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -29,6 +30,11 @@ var seed uint64 = 1
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	flag.Parse()
+	if err := tests(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	if s := os.Getenv("HOLDFAST_PEERS_SEED"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
 		if err != nil {
@@ -52,6 +58,20 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// parallel is how many cases run at once: most of them wait most of the time.
+const parallel = 6
+
+// tests lets more cases run at once than there are processors, unless the
+// command line says how many.
+func tests() error {
+	set := false
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
+	if set {
+		return nil
+	}
+	return flag.Set("test.parallel", strconv.Itoa(parallel))
 }
 
 func soak() bool { return os.Getenv("HOLDFAST_SOAK") != "" }

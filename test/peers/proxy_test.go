@@ -16,8 +16,8 @@ type proxy struct {
 	mu    sync.Mutex
 	ln    net.Listener
 	pairs map[*pair]struct{}
-	left  int64         // bytes to the replica until the cut; negative: none is armed
-	fired chan struct{} // closed by the cut
+	cuts  []int64       // bytes to the replica until each cut, counted from the one before
+	fired chan struct{} // closed by the last cut
 	wg    sync.WaitGroup
 }
 
@@ -35,7 +35,7 @@ func newProxy(t *testing.T, master *node) *proxy {
 		t.Fatal(err)
 	}
 	x := &proxy{port: ln.Addr().(*net.TCPAddr).Port, target: net.JoinHostPort("127.0.0.1", strconv.Itoa(master.spec.Port)),
-		ln: ln, pairs: map[*pair]struct{}{}, left: -1}
+		ln: ln, pairs: map[*pair]struct{}{}}
 	x.wg.Add(1)
 	go x.accept()
 	t.Cleanup(func() {
@@ -98,22 +98,24 @@ func (x *proxy) copy(p *pair, from, to net.Conn, toReplica bool) {
 func (x *proxy) count(n int) (int, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.left < 0 {
+	if len(x.cuts) == 0 {
 		return n, false
 	}
-	if int64(n) < x.left {
-		x.left -= int64(n)
+	if int64(n) < x.cuts[0] {
+		x.cuts[0] -= int64(n)
 		return n, false
 	}
-	n, x.left = int(x.left), -1
-	close(x.fired)
+	n = int(x.cuts[0])
+	if x.cuts = x.cuts[1:]; len(x.cuts) == 0 {
+		close(x.fired)
+	}
 	return n, true
 }
 
-// cutAfter arms a cut and returns what is closed when it happens.
-func (x *proxy) cutAfter(bytes int64) <-chan struct{} {
+// cutAfter arms cuts and returns what is closed when the last has happened.
+func (x *proxy) cutAfter(bytes ...int64) <-chan struct{} {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.left, x.fired = bytes, make(chan struct{})
+	x.cuts, x.fired = bytes, make(chan struct{})
 	return x.fired
 }

@@ -46,7 +46,7 @@ func TestFullResync(t *testing.T) {
 }
 
 func fullResync(t *testing.T, m, r *node, stream uint64, dirty bool) {
-	n := commands(20_000)
+	n := commands(12_000)
 	w := newLoad(t, m, stream)
 	w.write(t, n/2)
 	if dirty {
@@ -148,8 +148,7 @@ func TestPartialResync(t *testing.T) {
 			for i := range rounds * len(breaks) {
 				b := breaks[i%len(breaks)]
 				before := m.number("sync_partial_ok")
-				stop := make(chan struct{})
-				done := w.until(stop)
+				done := w.begin(8_000)
 				b.do(t, x, m, r, g)
 				n++
 				eventually(t, "a partial resynchronisation after: "+b.name, func() string {
@@ -158,7 +157,6 @@ func TestPartialResync(t *testing.T) {
 					}
 					return ""
 				})
-				close(stop)
 				ended(t, done)
 				linked(t, m, r)
 			}
@@ -220,18 +218,16 @@ func TestFullResyncIsCut(t *testing.T) {
 				m.do("SET", "large", strings.Repeat("0123456789abcdef", 200_000))
 				m.do("CONFIG", "SET", "rdbcompression", "no")
 				x := newProxy(t, m)
-				for i := range 2 {
-					fired := x.cutAfter(200 + g.Int64N(2<<20))
-					if i == 0 {
-						r.replicate(x.port)
-					}
-					select {
-					case <-fired:
-					case <-time.After(patience):
-						t.Fatal("the transfer was not cut")
-					}
-					w.write(t, 500)
+				fired := x.cutAfter(200+g.Int64N(2<<20), 200+g.Int64N(2<<20))
+				w.noFlush = true
+				done := w.begin(commands(1_000))
+				r.replicate(x.port)
+				select {
+				case <-fired:
+				case <-time.After(patience):
+					t.Fatal("the transfer was not cut")
 				}
+				ended(t, done)
 				linked(t, m, r)
 				same(t, m, r)
 			})

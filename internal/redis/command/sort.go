@@ -203,6 +203,7 @@ func (s *sorter) load(r keyspace.Ref, typ keyspace.Type) {
 		set.Each(add)
 	default:
 		z := s.c.DB.ZSet(r)
+		z.Expand() // nobody needs it here, but in Redis SORT leaves that behind
 		limit(z.Len())
 		if n > 0 {
 			z.RangeByRank(start, min(n, z.Len()), backwards, func(m []byte, _ float64) bool { return add(m) })

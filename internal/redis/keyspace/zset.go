@@ -219,6 +219,14 @@ func (z *ZSet) compare(lp []byte, off int, m []byte) int {
 	return bytes.Compare(textOf(lp, off, &z.r.db.ks.coll.cmp), m)
 }
 
+// Expand makes the sorted set report the encoding "skiplist" from now on.
+func (z *ZSet) Expand() {
+	if z.big == nil {
+		z.r.db.beforeWrite(z.r)
+		z.expand()
+	}
+}
+
 // expand gives the sorted set its large form.
 func (z *ZSet) expand() {
 	db := z.r.db

@@ -25,7 +25,7 @@ import (
 const (
 	stepKeys    = 64                     // keys serialised at once
 	stepLarge   = 2048                   // and when writers have copied much
-	shareBusy   = 3                      // tenths of the time, while clients are served
+	shareBusy   = 5                      // tenths of the time, while clients are served
 	shareIdle   = 9                      // and when nobody was for idleAfter
 	creditMost  = 300 * time.Microsecond // in one tick
 	debtMost    = 2 * time.Millisecond
