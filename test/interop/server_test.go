@@ -96,14 +96,21 @@ func (s *process) start() error {
 		close(exited)
 	}(s.cmd, s.exited)
 	deadline := time.Now().Add(startDeadline)
+	var l *link // one connection, however long loading takes: client ids are compared
 	for {
-		if l, err := dial(s.port); err == nil {
+		if l == nil {
+			l, _ = dial(s.port) // nobody listens there yet
+		}
+		if l != nil {
 			o := l.do("PING")
 			if o.fate == "" && (string(o.raw) == "+PONG\r\n" || bytes.HasPrefix(o.raw, []byte("-NOAUTH"))) {
 				s.control = l
 				return nil
 			}
-			l.close()
+			if o.fate != "" {
+				l.close()
+				l = nil
+			}
 		}
 		select {
 		case <-s.exited:

@@ -480,7 +480,7 @@ func TestPassword(t *testing.T) {
 	w := &wire{mine, resp.NewReader(mine)}
 	for _, step := range [][2]string{
 		{"PING", "-NOAUTH Authentication required."},
-		{"HELLO 3", "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"},
+		{"HELLO 3", "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"},
 		{"AUTH wrong", "-" + wrongPass},
 		{"AUTH nobody secret", "-" + wrongPass},
 		{"AUTH secret", "+OK"},
