@@ -137,7 +137,7 @@ func (l *loop) run() {
 			return
 		}
 		if l.id == 0 {
-			l.s.snapshotTick(n == 0)
+			l.s.snapshotTick()
 		}
 	}
 }

@@ -26,11 +26,10 @@ const (
 	stepKeys    = 64                     // keys serialised at once
 	stepLarge   = 2048                   // and when writers have copied much
 	shareBusy   = 5                      // tenths of the time, while clients are served
-	shareIdle   = 9                      // and when nobody was for idleAfter
-	creditMost  = 300 * time.Microsecond // in one tick
-	debtMost    = 2 * time.Millisecond
-	idleAfter   = 20 * time.Millisecond
-	backlogSoft = 4 << 20 // bytes not yet taken by the goroutine: the loop takes no step
+	creditMost  = 200 * time.Microsecond // in one tick
+	debtMost    = 4 * time.Millisecond
+	idleAfter   = 20 * time.Millisecond // without a command: all the time
+	backlogSoft = 4 << 20               // bytes not yet taken by the goroutine: the loop takes no step
 	backlogHard = 32 << 20
 	chunkSize   = 256 << 10
 )
@@ -60,7 +59,8 @@ type snapshotJob struct {
 
 	credit time.Duration // that the loop may spend on steps now; negative after a long one
 	asOf   time.Time     // when credit was counted
-	served time.Time     // when a tick last had something else to do
+	served time.Time     // when a tick last saw that commands were executed
+	seen   int64         // their number then
 
 	buf []byte
 
@@ -304,11 +304,11 @@ func (s *Server) rouseFirst() {
 
 // earn counts what time has passed towards the next steps.
 func (j *snapshotJob) earn(now time.Time) time.Duration {
-	share := time.Duration(shareBusy)
 	if now.Sub(j.served) > idleAfter {
-		share = shareIdle
+		j.credit = creditMost
+	} else {
+		j.credit = min(j.credit+now.Sub(j.asOf)*shareBusy/10, creditMost)
 	}
-	j.credit = min(j.credit+now.Sub(j.asOf)*share/10, creditMost)
 	j.asOf = now
 	return j.credit
 }
@@ -320,7 +320,7 @@ func (j *snapshotJob) spend(now time.Time) {
 }
 
 // snapshotTick takes a step of the running snapshot in the first loop's tick.
-func (s *Server) snapshotTick(idle bool) {
+func (s *Server) snapshotTick() {
 	if !s.persist.running.Load() {
 		return
 	}
@@ -331,7 +331,7 @@ func (s *Server) snapshotTick(idle bool) {
 		return
 	}
 	if !j.snapDone {
-		j.tickStep(idle)
+		j.tickStep()
 		return
 	}
 	select {
@@ -345,10 +345,10 @@ func (s *Server) snapshotTick(idle bool) {
 // behind. What writers have copied lies in the keyspace until a step writes it,
 // so much of it means a larger step whatever the time; and when the goroutine is
 // far behind, the writers wait for it, which is what bounds the memory.
-func (j *snapshotJob) tickStep(idle bool) {
+func (j *snapshotJob) tickStep() {
 	now := time.Now()
-	if !idle {
-		j.served = now
+	if n := j.s.e.Stat.Commands; n != j.seen {
+		j.seen, j.served = n, now
 	}
 	if held := j.snap.Backlog(); held > backlogSoft {
 		if j.backlog() < backlogSoft || held > backlogHard {
