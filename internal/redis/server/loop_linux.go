@@ -16,6 +16,7 @@ import (
 const (
 	maxEvents     = 512
 	acceptPerTick = 1000
+	directTicks   = 16
 	flushShare    = 1 << 20 // bytes that one connection is sent in one tick, about
 )
 
@@ -34,6 +35,7 @@ type loop struct {
 	shared []byte  // input of a connection that has nothing left over
 	ready  []*conn // connections of this tick that have replies to send
 	again  []*conn // connections whose input was not used up in the last tick
+	direct int     // ticks that are to wait without polling first
 	spare  int     // a descriptor to be closed when there is no other
 
 	refusedAt time.Time // when the last failure of accept was logged
@@ -175,11 +177,16 @@ func (l *loop) wait() (int, error) {
 		timeout = l.s.snapshotPatience()
 	}
 	// Under load something is ready already: ask without the scheduler's
-	// preparation for a blocking call first.
-	n, err := epollPoll(l.ep, l.events)
-	if n != 0 || timeout == 0 || err != nil {
-		return n, err
+	// preparation for a blocking call first. When that found nothing the clients
+	// are the slower side, so do not ask twice for a while.
+	if timeout == 0 || l.direct == 0 {
+		n, err := epollPoll(l.ep, l.events)
+		if n != 0 || timeout == 0 || err != nil {
+			return n, err
+		}
+		l.direct = directTicks
 	}
+	l.direct--
 	return unix.EpollWait(l.ep, l.events, timeout)
 }
 
