@@ -47,7 +47,7 @@ func configError(err error) int {
 	if errors.As(err, &le) {
 		fmt.Fprintf(os.Stderr, "\n%s", le.Error())
 	} else {
-		fmt.Fprintf(os.Stderr, "Fatal error, %s\n", err)
+		fmt.Fprintln(os.Stderr, err)
 	}
 	return 1
 }

@@ -47,13 +47,15 @@ func TestCommandLine(t *testing.T) {
 				}
 			}
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			// Low enough for a BASE whose Sentinels are 20000 above.
+			fatal := env.T().(interface{ Fatal(...any) })
+			ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(freeBase(fatal, 1)))
 			if err != nil {
 				return err
 			}
 			env.Defer(func() { _ = ln.Close() })
 			env.Setenv("BUSY", strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
-			env.Setenv("PORT", strconv.Itoa(freeBase(env.T().(interface{ Fatal(...any) }), 1)))
+			env.Setenv("PORT", strconv.Itoa(freeBase(fatal, 1)))
 			return nil
 		},
 	})
