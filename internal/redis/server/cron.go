@@ -105,7 +105,7 @@ func (s *Server) pokeCron() {
 	}
 }
 
-// runCron is one run of the timer.
+// runCron is one run of the timer; deadlines are looked at behind it.
 func (s *Server) runCron() {
 	e := s.e
 	e.Lock()
@@ -118,8 +118,6 @@ func (s *Server) runCron() {
 	}
 	s.cron.ticks++
 
-	e.CheckTimeouts()
-	s.endPause()
 	if s.e.KS.PendingFree() > 0 {
 		e.KS.FreeStep(20000)
 	}

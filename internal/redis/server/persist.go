@@ -711,15 +711,13 @@ func (s *Server) newGeneration(base uint64, streamDB int) error {
 		return nil
 	}
 	g := journal.NewGeneration{HistoryIDs: s.repl.ids(), SecondEnd: s.repl.secondEnd(), Base: base}
-	name, err := s.writeCheckpointAt(base)
+	name, err := s.writeCheckpoint(base)
 	if err != nil {
 		return err
 	}
 	g.Checkpoint, g.CheckpointPos = name, base
 	return s.persist.journal.BeginGeneration(g)
 }
-
-func (s *Server) writeCheckpointAt(pos uint64) (string, error) { return s.writeCheckpoint(pos) }
 
 // loadPreamble loads the RDB that an append-only file begins with and returns
 // what was read beyond its end.
