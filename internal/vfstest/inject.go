@@ -3,6 +3,7 @@ package vfstest
 import (
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -23,11 +24,18 @@ const (
 	FlipRead         // one bit of what is read is wrong
 	LostWrite        // a write is told as done and never reaches the disk (needs a Disk below)
 	Stall            // the operation takes Injector.StallFor longer (virtual time in a synctest bubble)
+
+	// Faults that no error tells of and that the running program can see.
+	DropWrite      // a write is told as done; what was there before stays, zeros beyond the end
+	FlipWrite      // one bit of what is written is wrong
+	MisdirectWrite // a write is told as done and lands where Injector.Misdirect says
+	StaleRead      // a read gives what was there before the last write to that place since Arm
 )
 
 // String names the fault.
 func (f Fault) String() string {
-	return [...]string{"none", "EIO", "ENOSPC", "short write", "sync lost", "bit flip on read", "lost write", "stall"}[f]
+	return [...]string{"none", "EIO", "ENOSPC", "short write", "sync lost", "bit flip on read", "lost write", "stall",
+		"dropped write", "bit flip on write", "misdirected write", "stale read"}[f]
 }
 
 // hits says whether the fault can happen to the operation.
@@ -37,11 +45,11 @@ func (f Fault) hits(kind string) bool {
 		return kind != "close" && kind != "lock"
 	case FailNoRoom:
 		return kind == "create" || kind == "write" || kind == "rename" || kind == "link" || kind == "mkdir" || kind == "reuse"
-	case ShortWrite, LostWrite:
+	case ShortWrite, LostWrite, DropWrite, FlipWrite, MisdirectWrite:
 		return kind == "write"
 	case SyncLost:
 		return kind == "sync" || kind == "syncdir"
-	case FlipRead:
+	case FlipRead, StaleRead:
 		return kind == "read"
 	case Stall:
 		return true
@@ -56,6 +64,9 @@ type Injector struct {
 	StallFor time.Duration
 	// Match, if set, limits the fault to the operations for which it is true.
 	Match func(Op) bool
+	// Misdirect says where a misdirected write lands: a file that exists and an
+	// offset. Default: the same file, 4 KiB earlier if there is room, else later.
+	Misdirect func(Op) (name string, off int64)
 
 	mu    sync.Mutex
 	fault Fault
@@ -63,6 +74,7 @@ type Injector struct {
 	count int
 	stay  bool
 	fired *Op
+	undo  map[string][]write // StaleRead: what each write since Arm replaced, by name
 }
 
 // NewInjector wraps fsys; nothing fails before Arm.
@@ -74,6 +86,10 @@ func (in *Injector) Arm(f Fault, n int, stay bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.fault, in.left, in.stay, in.count, in.fired = f, n, stay, 0, nil
+	in.undo = nil
+	if f == StaleRead {
+		in.undo = map[string][]write{}
+	}
 }
 
 // Disarm ends the fault.
@@ -158,6 +174,7 @@ func (in *Injector) Create(name string, c vfs.DiskWriteCategory) (vfs.File, erro
 		return nil, err
 	}
 	f, err := in.FS.Create(name, c)
+	in.forget(name, err)
 	return in.file(f, name, false, err)
 }
 
@@ -217,7 +234,9 @@ func (in *Injector) Rename(oldname, newname string) error {
 	if err := in.fail(Op{Kind: "rename", Name: oldname, To: newname}); err != nil {
 		return err
 	}
-	return in.FS.Rename(oldname, newname)
+	err := in.FS.Rename(oldname, newname)
+	in.moved(oldname, newname, err)
+	return err
 }
 
 // ReuseForWrite implements vfs.FS.
@@ -226,6 +245,7 @@ func (in *Injector) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCatego
 		return nil, err
 	}
 	f, err := in.FS.ReuseForWrite(oldname, newname, c)
+	in.moved(oldname, newname, err)
 	return in.file(f, newname, false, err)
 }
 
@@ -269,6 +289,8 @@ type faultFile struct {
 	in   *Injector
 	name string
 	dir  bool
+	wpos int64 // where the next Write goes
+	rpos int64 // where the next Read begins
 }
 
 // loser is what a Disk's file offers to faults.
@@ -281,7 +303,11 @@ func (f *faultFile) error(kind string, errno error) error {
 	return &os.PathError{Op: kind, Path: f.name, Err: errno}
 }
 
-func (f *faultFile) Write(b []byte) (int, error) { return f.write(b, 0, false) }
+func (f *faultFile) Write(b []byte) (int, error) {
+	n, err := f.write(b, f.wpos, false)
+	f.wpos += int64(n)
+	return n, err
+}
 
 func (f *faultFile) WriteAt(b []byte, off int64) (int, error) { return f.write(b, off, true) }
 
@@ -292,7 +318,8 @@ func (f *faultFile) write(b []byte, off int64, at bool) (int, error) {
 		}
 		return f.File.Write(b)
 	}
-	switch f.in.before(Op{Kind: "write", Name: f.name, Off: off, Len: len(b)}) {
+	op := Op{Kind: "write", Name: f.name, Off: off, Len: len(b)}
+	switch f.in.before(op) {
 	case FailIO:
 		return 0, f.error("write", syscall.EIO)
 	case FailNoRoom:
@@ -307,6 +334,19 @@ func (f *faultFile) write(b []byte, off int64, at bool) (int, error) {
 		if l, ok := f.File.(loser); ok {
 			return l.writeLost(b, off, at)
 		}
+	case DropWrite:
+		return f.drop(do, off, len(b))
+	case FlipWrite:
+		c := slices.Clone(b)
+		if len(c) > 0 {
+			c[len(c)/2] ^= 1 << (len(c) % 8)
+		}
+		return do(c)
+	case MisdirectWrite:
+		return f.misdirect(do, op, b)
+	}
+	if err := f.note(off, len(b)); err != nil {
+		return 0, err
 	}
 	return do(b)
 }
@@ -332,7 +372,9 @@ func (f *faultFile) sync(do func() error) error {
 }
 
 func (f *faultFile) Read(b []byte) (int, error) {
-	return f.read(b, 0, func() (int, error) { return f.File.Read(b) })
+	n, err := f.read(b, f.rpos, func() (int, error) { return f.File.Read(b) })
+	f.rpos += int64(n)
+	return n, err
 }
 
 func (f *faultFile) ReadAt(b []byte, off int64) (int, error) {
@@ -348,6 +390,10 @@ func (f *faultFile) read(b []byte, off int64, do func() (int, error)) (int, erro
 		if n > 0 {
 			b[n/2] ^= 1 << (n % 8)
 		}
+		return n, err
+	case StaleRead:
+		n, err := do()
+		f.in.makeStale(f.name, b[:n], off)
 		return n, err
 	}
 	return do()

@@ -174,27 +174,7 @@ func (st State) Files() map[string][]byte {
 }
 
 // FS builds the state as a file system in memory.
-func (st State) FS() (*vfs.MemFS, error) {
-	m := vfs.NewMem()
-	for _, dir := range st.snap.dirs {
-		if err := m.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	for name, b := range st.Files() {
-		f, err := m.Create(name, vfs.WriteCategoryUnspecified)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := f.Write(slices.Clone(b)); err != nil {
-			return nil, err
-		}
-		if err := f.Close(); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
-}
+func (st State) FS() (*vfs.MemFS, error) { return Build(st.snap.dirs, st.Files()) }
 
 var hashSeed = maphash.MakeSeed()
 
