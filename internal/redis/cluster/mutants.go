@@ -1,0 +1,28 @@
+package cluster
+
+// Mutants is a set of deliberate mistakes, each one that a cluster node has
+// been or could be written with.
+type Mutants struct {
+	VoteTwice          bool // vote for everybody who asks in an epoch
+	VoteWithoutFail    bool // vote though the candidate's master is not FAIL
+	SkipVoteEpochCheck bool // vote for a request of an old epoch
+	SkipVoteSlotCheck  bool // vote for a candidate whose slots are outdated
+	ForgetVote         bool // do not persist a vote
+	PersistAfterSend   bool // send before the state is durable
+	StaleSlotClaim     bool // let a claim of an older config epoch take slots
+	NoCollisionRule    bool // leave two masters on one config epoch
+	DoubleReports      bool // count a reporter of a failure more than once
+	ReportsNeverExpire bool // count failure reports for ever
+	FailWithoutQuorum  bool // FAIL on the word of one node alone
+	QuorumByHalf       bool // win with half of the masters instead of a majority
+	CountStaleVotes    bool // count votes of earlier epochs
+	StaleDataElection  bool // stand for election with data that is too old
+	IgnoreRank         bool // stand for election at once, whatever the rank
+	ForgetWithoutBan   bool // do not ban a forgotten node
+	KeepOldMaster      bool // a master that lost its slots does not follow
+	NoUpdate           bool // do not answer stale claims with UPDATE
+	NeverClearFail     bool // leave a node FAIL that came back
+	MinorityStaysOK    bool // stay ok in a minority
+	NoEpochBump        bool // take over the slots without the epoch of the election
+	FailoverAnyMaster  bool // stand though the own master is not FAIL
+}

@@ -1,0 +1,392 @@
+package cluster
+
+import (
+	"math/bits"
+	"slices"
+
+	"holdfast/internal/invariant"
+)
+
+// node is what we know of a node, ourselves included.
+type node struct {
+	id          string
+	flags       Flags
+	configEpoch uint64
+	slots       *bitmap // nil as long as it never had one
+	numSlots    int     // Invariant: bits set in slots
+	slotText    []byte  // the slots as nodes.conf shows them; nil: to be made anew
+	replicas    []*node // of a master
+	master      *node   // of a replica; nil if it is unknown
+
+	ip, hostname       string
+	port, pport, cport int  // client port, plain one where that is TLS, bus
+	announced          bool // the ip of ourselves comes from cluster-announce-ip
+
+	created      instant
+	pingSent     instant // an unanswered ping, or a link that was lost since; 0: none
+	pongReceived instant
+	dataReceived instant
+	failTime     instant
+	votedTime    instant // last vote of ours for a replica of it
+	votedFor     string  // that replica
+	orphaned     instant // since when it is a master without working replicas
+	tried        instant // last attempt to connect
+	toldAt       instant // when the masters were told that it does not answer
+
+	replOffset     int64
+	replOffsetTime instant
+
+	link, inbound *link
+	reports       []report
+
+	gossiped uint64 // the packet whose gossip section it is in
+	viewIdx  uint16
+	num      uint16 // its place in Core.nums, from 1 on; 0: it has none yet
+}
+
+// report is the word of a master that a node does not answer it.
+type report struct {
+	from *node
+	at   instant
+}
+
+func (n *node) isMaster() bool  { return n.flags&FlagMaster != 0 }
+func (n *node) isReplica() bool { return n.flags&FlagReplica != 0 }
+func (n *node) failed() bool    { return n.flags&FlagFail != 0 }
+func (n *node) timedOut() bool  { return n.flags&FlagPFail != 0 }
+func (n *node) handshake() bool { return n.flags&FlagHandshake != 0 }
+
+// isVoter reports whether it is a master with slots: one that counts.
+func (n *node) isVoter() bool { return n.isMaster() && n.numSlots > 0 }
+
+// connected reports whether packets to it go out at once.
+func (n *node) connected() bool { return n.link != nil && n.link.up }
+
+// slotBytes is the bitmap as it goes on the wire.
+func (n *node) slotBytes() []byte {
+	if n.slots == nil {
+		return zeroSlots[:]
+	}
+	return n.slots[:]
+}
+
+var zeroSlots bitmap
+
+// eachSlot calls f for every slot in a bitmap, in order.
+func eachSlot(b []byte, f func(s int)) {
+	for i, v := range b {
+		for v != 0 {
+			f(i<<3 + bits.TrailingZeros8(v))
+			v &= v - 1
+		}
+	}
+}
+
+func (c *Core) newNode(id string, flags Flags) *node {
+	return &node{id: id, flags: flags, created: c.now}
+}
+
+func (c *Core) addNode(n *node) {
+	c.nodes = append(c.nodes, n)
+	c.byID[n.id] = n
+	c.viewDirty = true
+	c.wake(c.now)
+}
+
+// lookup finds a node by the bytes of its id, nil if it is unknown.
+func (c *Core) lookup(id []byte) *node { return c.byID[string(id)] }
+
+// delNode removes a node and all that points to it.
+func (c *Core) delNode(n *node) {
+	for s, o := range c.importing {
+		if o == n {
+			delete(c.importing, s)
+		}
+	}
+	for s, o := range c.migrating {
+		if o == n {
+			delete(c.migrating, s)
+		}
+	}
+	c.delNodeSlots(n)
+	for _, o := range c.nodes {
+		c.delReport(o, n)
+	}
+	for _, r := range n.replicas {
+		r.master = nil
+	}
+	if n.master != nil {
+		c.removeReplica(n.master, n)
+	}
+	if n.num != 0 {
+		c.nums[n.num], n.num = nil, 0
+	}
+	delete(c.byID, n.id)
+	if i := slices.Index(c.nodes, n); i >= 0 {
+		c.nodes = slices.Delete(c.nodes, i, i+1)
+	}
+	if n.link != nil {
+		c.closeLink(n.link)
+	}
+	if n.inbound != nil {
+		c.closeLink(n.inbound)
+	}
+	for _, l := range c.links {
+		if l.node == n { // an older inbound link
+			l.node = nil
+		}
+	}
+	if c.manual.replica == n {
+		c.resetManual()
+	}
+	delete(c.election.votes, n)
+	delete(c.heardSincePause, n)
+	if i := slices.Index(c.toTell, n); i >= 0 {
+		c.toTell = slices.Delete(c.toTell, i, i+1)
+	}
+	c.viewDirty = true
+}
+
+// rename gives a node its real id at the end of its handshake.
+func (c *Core) rename(n *node, id string) {
+	c.debugf("Renaming node %s into %s", n.id, id)
+	delete(c.byID, n.id)
+	n.id = id
+	c.byID[id] = n
+	c.viewDirty = true
+}
+
+func (c *Core) addReplica(m, r *node) {
+	if slices.Contains(m.replicas, r) {
+		return
+	}
+	m.replicas = append(m.replicas, r)
+	m.flags |= FlagMigrateTo
+	c.viewDirty = true
+}
+
+func (c *Core) removeReplica(m, r *node) {
+	i := slices.Index(m.replicas, r)
+	if i < 0 {
+		return
+	}
+	m.replicas = slices.Delete(m.replicas, i, i+1)
+	if len(m.replicas) == 0 {
+		m.flags &^= FlagMigrateTo
+	}
+	c.viewDirty = true
+}
+
+// okReplicas counts the replicas of n that are not FAIL.
+func okReplicas(n *node) int {
+	ok := 0
+	for _, r := range n.replicas {
+		if !r.failed() {
+			ok++
+		}
+	}
+	return ok
+}
+
+// owner is the node that slot s belongs to, nil if there is none.
+func (c *Core) owner(s int) *node {
+	if i := c.slots[s]; i != 0 {
+		return c.nums[i]
+	}
+	return nil
+}
+
+// number gives n a place in nums, so that slots need no pointers.
+func (c *Core) number(n *node) uint16 {
+	if n.num == 0 {
+		if len(c.nums) == 0 {
+			c.nums = append(c.nums, nil)
+		}
+		i := 1 + slices.Index(c.nums[1:], nil)
+		if i == 0 {
+			i = len(c.nums)
+			c.nums = append(c.nums, nil)
+		}
+		invariant.Check(i < 1<<16, "%d nodes with slots", i)
+		n.num = uint16(i)
+		c.nums[i] = n
+	}
+	return n.num
+}
+
+// addSlot gives slot s to n; it does nothing when the slot has an owner.
+func (c *Core) addSlot(n *node, s int) bool {
+	if c.slots[s] != 0 {
+		return false
+	}
+	if n.slots == nil {
+		n.slots = new(bitmap)
+	}
+	n.slots[s>>3] |= 1 << (s & 7)
+	n.numSlots++
+	n.slotText = nil
+	c.slots[s] = c.number(n)
+	c.viewDirty = true
+	// A master with its first slot may be given replicas when others have some.
+	if n.numSlots == 1 && c.mastersHaveReplicas() {
+		n.flags |= FlagMigrateTo
+	}
+	return true
+}
+
+func (c *Core) mastersHaveReplicas() bool {
+	for _, n := range c.nodes {
+		if !n.isReplica() && len(n.replicas) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// delSlot leaves slot s without an owner.
+func (c *Core) delSlot(s int) bool {
+	n := c.owner(s)
+	if n == nil {
+		return false
+	}
+	if c.inMyShard(n) {
+		c.lostChannels = append(c.lostChannels, s)
+	}
+	n.slots[s>>3] &^= 1 << (s & 7)
+	n.numSlots--
+	n.slotText = nil
+	c.slots[s] = 0
+	c.viewDirty = true
+	return true
+}
+
+func (c *Core) delNodeSlots(n *node) {
+	if n.numSlots == 0 {
+		return
+	}
+	for s := range Slots {
+		if c.slots[s] == n.num {
+			c.delSlot(s)
+		}
+	}
+}
+
+// shardOf is the master of n's shard: n itself, or its master.
+func shardOf(n *node) *node {
+	if n.isMaster() || n.master == nil {
+		return n
+	}
+	return n.master
+}
+
+func (c *Core) inMyShard(n *node) bool {
+	m := shardOf(n)
+	return m == c.myself || slices.Contains(m.replicas, c.myself)
+}
+
+func (c *Core) closeAllSlots() {
+	clear(c.migrating)
+	clear(c.importing)
+	c.viewDirty = true
+}
+
+// addReport notes that from cannot reach n; it tells whether that is new.
+func (c *Core) addReport(n, from *node) bool {
+	if !c.faults.DoubleReports {
+		for i := range n.reports {
+			if n.reports[i].from == from {
+				n.reports[i].at = c.now
+				return false
+			}
+		}
+	}
+	n.reports = append(n.reports, report{from, c.now})
+	return true
+}
+
+// delReport takes back the report of from; it tells whether there was one.
+func (c *Core) delReport(n, from *node) bool {
+	for i := range n.reports {
+		if n.reports[i].from == from {
+			n.reports = slices.Delete(n.reports, i, i+1)
+			c.expireReports(n)
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Core) expireReports(n *node) {
+	if len(n.reports) == 0 || c.faults.ReportsNeverExpire {
+		return
+	}
+	oldest := c.now - failReportValidity*c.timeout()
+	n.reports = slices.DeleteFunc(n.reports, func(r report) bool { return r.at < oldest })
+}
+
+func (c *Core) countReports(n *node) int {
+	c.expireReports(n)
+	return len(n.reports)
+}
+
+func (c *Core) maxEpoch() uint64 {
+	e := c.currentEpoch
+	for _, n := range c.nodes {
+		e = max(e, n.configEpoch)
+	}
+	return e
+}
+
+// bumpEpoch gives this node a new config epoch without asking anybody, unless
+// it has the greatest one already.
+func (c *Core) bumpEpoch() bool {
+	if c.myself.configEpoch != 0 && c.myself.configEpoch == c.maxEpoch() {
+		return false
+	}
+	c.currentEpoch++
+	c.setMyEpoch(c.currentEpoch)
+	c.logf(Warning, "New configEpoch set to %d", c.myself.configEpoch)
+	return true
+}
+
+func (c *Core) setMyEpoch(e uint64) {
+	c.myself.configEpoch = e
+	c.todo |= todoSave | todoSync
+	c.event(EventEpochBumped, c.myself, nil, e)
+}
+
+// setMaster makes n a master, if it is not.
+func (c *Core) setMasterRole(n *node) {
+	if n.isMaster() {
+		return
+	}
+	if n.master != nil {
+		c.removeReplica(n.master, n)
+		if n != c.myself {
+			n.flags |= FlagMigrateTo
+		}
+	}
+	n.flags = n.flags&^FlagReplica | FlagMaster
+	n.master = nil
+	c.viewDirty = true
+	c.todo |= todoSave | todoState
+}
+
+// replicate makes this node a replica of n. It owns no slot at this point.
+func (c *Core) replicate(n *node) {
+	me := c.myself
+	if me.isMaster() {
+		me.flags = me.flags&^(FlagMaster|FlagMigrateTo) | FlagReplica
+		c.closeAllSlots()
+	} else if me.master != nil {
+		c.removeReplica(me.master, me)
+	}
+	c.event(EventNewMaster, n, me.master, 0)
+	me.master = n
+	c.addReplica(n, me)
+	c.suspended = false
+	c.election = election{}
+	c.resetManual()
+	c.viewDirty = true
+	c.todo |= todoSave | todoState | todoSync
+}

@@ -1,0 +1,140 @@
+package cluster
+
+// updateState decides whether this node may serve: cluster_state.
+func (c *Core) updateState() {
+	if c.firstState == 0 {
+		c.firstState = c.now
+	}
+	me := c.myself
+	// A master that was just started waits: it may have been replaced.
+	if me.isMaster() && !c.ok && c.now-c.firstState < writableDelay {
+		c.countMasters()
+		c.wake(c.firstState + writableDelay)
+		return
+	}
+	ok := !c.cfg.RequireFullCoverage || c.covered()
+	reachable := c.countMasters()
+	switch minority := reachable < c.size/2+1; { // no quorum(): as Redis counts
+	case minority && !c.faults.MinorityStaysOK:
+		ok = false
+		c.inMinority = true
+		c.amongMinority = c.now
+	case c.inMinority:
+		c.inMinority = false
+		c.amongMinority = c.now
+	}
+	c.mayResume()
+	if c.suspended && me.isMaster() {
+		ok = false
+	}
+	if ok == c.ok {
+		return
+	}
+	rejoin := min(max(c.timeout(), minRejoinDelay), maxRejoinDelay)
+	if ok && me.isMaster() && c.amongMinority != 0 && c.now-c.amongMinority < rejoin {
+		c.wake(c.amongMinority + rejoin)
+		return
+	}
+	c.ok = ok
+	c.viewDirty = true
+	c.logf(Warning, "Cluster state changed: %s", okText(ok))
+	c.emit(StateChanged{ok})
+}
+
+func okText(ok bool) string {
+	if ok {
+		return "ok"
+	}
+	return "fail"
+}
+
+// covered reports whether every slot has an owner that is not FAIL.
+func (c *Core) covered() bool {
+	n := 0
+	for _, o := range c.nodes {
+		if o.numSlots > 0 && !o.failed() {
+			n += o.numSlots
+		}
+	}
+	return n == Slots
+}
+
+// countMasters counts the masters with slots into size, and returns how many of
+// them answer.
+func (c *Core) countMasters() (reachable int) {
+	size, owned := 0, 0
+	for _, n := range c.nodes {
+		owned += n.numSlots
+		if n.isVoter() {
+			size++
+			if n.flags&(FlagFail|FlagPFail) == 0 {
+				reachable++
+			}
+		}
+	}
+	if size != c.size {
+		c.size = size
+		c.viewDirty = true
+	}
+	if owned == Slots {
+		c.fullSize, c.fullAt = size, c.now
+	}
+	return reachable
+}
+
+// View is what the data path routes by. It is made anew after a change, and
+// never changed itself.
+func (c *Core) View() *View {
+	if c.view != nil && !c.viewDirty {
+		return c.view
+	}
+	c.viewDirty = false
+	c.viewEpoch++
+	v := &View{
+		Epoch: c.viewEpoch, OK: c.ok, Preferred: c.cfg.Preferred, TLSCluster: c.cfg.TLSCluster,
+		AllowReadsWhenDown: c.cfg.AllowReadsWhenDown, AllowPubsubShardWhenDown: c.cfg.AllowPubsubShardWhenDwn,
+		RequireFullCoverage: c.cfg.RequireFullCoverage, CurrentEpoch: c.currentEpoch, Size: c.size,
+	}
+	all := make([]NodeView, len(c.nodes))
+	v.Nodes = make([]*NodeView, len(c.nodes))
+	for i, n := range c.nodes {
+		n.viewIdx = uint16(i)
+		nv := &all[i]
+		*nv = NodeView{ID: n.id, Flags: n.flags, IP: n.ip, Port: n.port, PlainPrt: n.pport, BusPort: n.cport,
+			Hostname: n.hostname, NumSlots: n.numSlots}
+		if n.master != nil {
+			nv.MasterID = n.master.id
+		}
+		v.Nodes[i] = nv
+	}
+	for i, n := range c.nodes {
+		for _, r := range n.replicas {
+			v.Nodes[i].Replicas = append(v.Nodes[i].Replicas, v.Nodes[r.viewIdx])
+		}
+	}
+	v.Myself = v.Nodes[c.myself.viewIdx]
+	if m := c.myself.master; m != nil {
+		v.MyMaster = v.Nodes[m.viewIdx]
+	}
+	for s, i := range c.slots {
+		if i != 0 {
+			v.owner[s] = c.nums[i].viewIdx + 1
+			v.Assigned++
+		}
+	}
+	v.CoversAll = v.Assigned == Slots
+	v.migrating, v.importing = movesView(v, c.migrating), movesView(v, c.importing)
+	c.view = v
+	return v
+}
+
+func movesView(v *View, m map[int]*node) map[int]*NodeView {
+	if len(m) == 0 {
+		return nil
+	}
+	out := make(map[int]*NodeView, len(m))
+	for s, n := range m {
+		out[s] = v.Nodes[n.viewIdx]
+	}
+	return out
+}
