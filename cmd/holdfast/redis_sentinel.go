@@ -10,6 +10,7 @@ import (
 	"slices"
 	"syscall"
 
+	"holdfast/internal/redis/logline"
 	"holdfast/internal/redis/sentineld"
 	"holdfast/internal/redis/server"
 )
@@ -26,9 +27,26 @@ func redisSentinel(name string, args []string) int {
 			return 0
 		}
 	}
+	l, err := sentineld.Load(args)
+	if errors.Is(err, sentineld.ErrNoConfigFile) {
+		bootLine(logline.Sentinel, err.Error())
+		return 1
+	}
+	if err != nil {
+		return configError(err)
+	}
+	if mayDaemonize(l.Config) {
+		return daemonize(l.Config.StdinText)
+	}
+	if err := os.Chdir(l.Config.Dir); err != nil {
+		fmt.Fprintf(os.Stderr, "Can't chdir to '%s': %s\n", l.Config.Dir, err)
+		return 1
+	}
+	// A terminal or a pipe that goes away does not take the Sentinel with it.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := sentineld.Run(ctx, sentineld.Options{Args: args})
+	err = sentineld.Run(ctx, sentineld.Options{Loaded: l})
 	var exit sentineld.ExitError
 	switch {
 	case err == nil:
@@ -36,8 +54,7 @@ func redisSentinel(name string, args []string) int {
 	case errors.As(err, &exit):
 		return exit.Code
 	}
-	fmt.Fprintln(os.Stderr, err)
-	return 1
+	return 1 // logged
 }
 
 // sentinelMode reports whether redis-server was asked to be a Sentinel, and

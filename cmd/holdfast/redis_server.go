@@ -7,11 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/logline"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/server"
 )
 
@@ -35,11 +37,16 @@ func redisServer(name string, args []string) int {
 	if err := cfg.LoadArgs(args); err != nil {
 		return configError(err)
 	}
-	// A supervisor has to see the process that it started.
-	if cfg.Daemonize && os.Getenv(daemonMark) == "" && !server.Supervised(cfg) {
-		return daemonize()
+	if mayDaemonize(cfg) {
+		return daemonize(cfg.StdinText)
 	}
 	return serve(cfg)
+}
+
+// bootLine prints a line of the log before there is one.
+func bootLine(role byte, text string) {
+	line := logline.Append(nil, config.LogFormatLegacy, time.Now(), os.Getpid(), role, config.LogWarning, text)
+	_, _ = os.Stdout.Write(line) // nobody else could be told
 }
 
 func configError(err error) int {
@@ -64,12 +71,12 @@ func serve(cfg *config.Config) int {
 		return 1
 	}
 	var srv *server.Server
-	log, err := server.NewLogger(cfg.LogFile, cfg.LogLevel, cfg.LogFormat, func() byte {
+	log, err := process.NewLogger(process.LogOptions{Config: cfg, Role: func() byte {
 		if srv == nil {
-			return 'C'
+			return logline.Child
 		}
 		return srv.Role()
-	})
+	}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -82,11 +89,7 @@ func serve(cfg *config.Config) int {
 		log.Warning("%s", err)
 		return 1
 	}
-	if path := server.PidFile(cfg); path != "" {
-		if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
-			log.Warning("Failed to write PID file: %s", err)
-		}
-	}
+	process.WritePidFile(cfg, log)
 	stop := srv.HandleSignals(context.Background())
 	defer stop()
 	return srv.Run(context.Background())

@@ -7,14 +7,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/spf13/cobra"
 
 	"holdfast/internal/ops"
+	"holdfast/internal/redis/config"
 )
 
 // exitCode is an error that only says with which code to leave.
@@ -37,10 +38,11 @@ Programs that it replaces (their own arguments; a symlink of that name does the 
 		Example: `  holdfast up                      # 1 master, 2 replicas, 3 Sentinels on this machine
   holdfast status                  # one table and one verdict
   holdfast drill kill-primary      # break it, and see what it costs
-  holdfast check ./holdfast-data/redis-7379`,
+  holdfast check ./holdfast-data/redis-7379
+  holdfast raid status /mnt/d1     # the disks under a server's journal`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(upCommand(), statusCommand(), drillCommand(), checkCommand())
+	root.AddCommand(upCommand(), statusCommand(), drillCommand(), checkCommand(), clusterCommand(), raidCommand())
 	root.SetArgs(args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -60,15 +62,19 @@ Programs that it replaces (their own arguments; a symlink of that name does the 
 
 func upCommand() *cobra.Command {
 	o := ops.UpOptions{Out: os.Stdout}
+	level := "none"
 	c := &cobra.Command{
-		Use:   "up [single|sentinel]",
+		Use:   "up [single|sentinel|cluster]",
 		Short: "Run a whole deployment on this machine",
 		Long: `Runs a deployment as child processes of this binary, on 127.0.0.1, and stops it in order on Ctrl-C.
 Mode sentinel, the default: one master, replicas, and Sentinels that fail over. Mode single: one server.
+Mode cluster: --shards masters that share the keys, with --replicas (1 if not given) each, and failover among themselves.
 Run again on the same --dir, it goes on with the data.`,
 		Example: `  holdfast up
   holdfast up --port 6000 --replicas 1
-  holdfast up single --dir /srv/data`,
+  holdfast up single --dir /srv/data
+  holdfast up cluster --shards 3 --replicas 1
+  holdfast up --array-level 5 --members 4     # every server on a RAID-5 of four directories`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Mode = "sentinel"
@@ -79,8 +85,12 @@ Run again on the same --dir, it goes on with the data.`,
 			case "sentinel":
 			case "single":
 				o.Replicas, o.Sentinels = 0, 0
+			case "cluster":
+				if err := upShards(&o, cmd.Flags().Changed("replicas")); err != nil {
+					return err
+				}
 			default:
-				return fmt.Errorf("unknown mode %q: use single or sentinel", o.Mode)
+				return fmt.Errorf("unknown mode %q: use single, sentinel or cluster", o.Mode)
 			}
 			if o.Port < 1 || o.Port+ops.SentinelOffset+o.Sentinels > 65535 {
 				return fmt.Errorf("--port %d: ports up to BASE + %d + Sentinels must be below 65536", o.Port, ops.SentinelOffset)
@@ -88,17 +98,56 @@ Run again on the same --dir, it goes on with the data.`,
 			if o.Replicas < 0 || o.Sentinels < 0 || o.Replicas > 100 || o.Sentinels > 100 {
 				return errors.New("--replicas and --sentinels must be between 0 and 100")
 			}
+			if err := upArray(&o, level, cmd.Flags().Changed("members")); err != nil {
+				return err
+			}
 			return ops.Up(cmd.Context(), o)
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.Dir, "dir", defaultDir, "directory of the data, the configurations and the logs")
 	f.IntVar(&o.Port, "port", 7379, "BASE: servers listen from here, Sentinels from BASE + 20000")
-	f.IntVar(&o.Replicas, "replicas", 2, "replicas of the master")
+	f.IntVar(&o.Replicas, "replicas", 2, "replicas of the master (cluster: of each, 1 if not given)")
+	f.IntVar(&o.Shards, "shards", 3, "cluster: masters")
 	f.IntVar(&o.Sentinels, "sentinels", 3, "Sentinels")
+	f.StringVar(&level, "array-level", level, "RAID level of the array that each server's journal lies on: none, 0, 1, 4, 5 or 6")
+	f.IntVar(&o.ArrayWidth, "members", 4, "with --array-level: members of each array, directories that stand for disks")
 	f.DurationVar(&o.RestartAfter, "restart-after", 5*time.Second, "how long after its end a member is started again")
 	f.BoolVar(&o.JSON, "json", false, "print the members as JSON")
 	return c
+}
+
+// upShards judges what mode cluster is asked for.
+func upShards(o *ops.UpOptions, replicasGiven bool) error {
+	o.Sentinels = 0
+	if !replicasGiven {
+		o.Replicas = 1
+	}
+	if o.Shards < 3 || o.Shards > 100 {
+		return errors.New("--shards must be between 3 and 100: fewer masters have no majority once one is gone")
+	}
+	if last := o.Port + ops.BusOffset + o.Shards*(max(o.Replicas, 0)+1); last > 65535 {
+		return fmt.Errorf("--port %d: the nodes' bus ports, %d above theirs, must be below 65536", o.Port, ops.BusOffset)
+	}
+	return nil
+}
+
+// upArray reads --array-level and judges --members by it.
+func upArray(o *ops.UpOptions, level string, membersGiven bool) error {
+	if level == "none" {
+		o.ArrayWidth = 0
+		if membersGiven {
+			return errors.New("--members needs an --array-level")
+		}
+		return nil
+	}
+	if _, err := fmt.Sscan(level, &o.ArrayLevel); err != nil || !slices.Contains([]int{0, 1, 4, 5, 6}, o.ArrayLevel) {
+		return fmt.Errorf("--array-level %s: use none, 0, 1, 4, 5 or 6", level)
+	}
+	if least := config.ArrayLevel(o.ArrayLevel).MinMembers(); o.ArrayWidth < least || o.ArrayWidth > 32 {
+		return fmt.Errorf("--members %d: level %s needs %d to 32", o.ArrayWidth, level, least)
+	}
+	return nil
 }
 
 func statusCommand() *cobra.Command {
@@ -149,20 +198,35 @@ Exit code: 0 healthy, 1 degraded, 2 down.`,
 	return c
 }
 
+// drillReport is what every drill ends with.
+type drillReport interface {
+	Print(w io.Writer, asJSON bool) error
+	Verdict() ops.Verdict
+}
+
+func failover(run func(context.Context, ops.DrillOptions) (*ops.DrillReport, error)) func(context.Context, ops.DrillOptions) (drillReport, error) {
+	return func(ctx context.Context, o ops.DrillOptions) (drillReport, error) { return run(ctx, o) }
+}
+
+func diskDrill(run func(context.Context, ops.DrillOptions) (*ops.DiskReport, error)) func(context.Context, ops.DrillOptions) (drillReport, error) {
+	return func(ctx context.Context, o ops.DrillOptions) (drillReport, error) { return run(ctx, o) }
+}
+
 func drillCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drill",
 		Short: "Break a deployment of 'holdfast up' on purpose and measure what it costs",
 		Example: `  holdfast drill kill-primary
-  holdfast drill pause-primary --pause 8s`,
+  holdfast drill pause-primary --pause 8s
+  holdfast drill lose-disk --disk 2        # after: holdfast up --array-level 5 --members 4`,
 	}
 	o := ops.DrillOptions{Out: os.Stdout}
-	add := func(name, short string, run func(context.Context, ops.DrillOptions) (*ops.DrillReport, error)) {
+	add := func(name, short string, run func(context.Context, ops.DrillOptions) (drillReport, error)) {
 		sub := &cobra.Command{
 			Use: name, Short: short, Args: cobra.NoArgs,
 			Long: short + `, while a probe client writes and records every acknowledged write; then print what was
-noticed when, when writes were back, and how many acknowledged writes are lost.
-Exit code: 0 nothing lost, 1 acknowledged writes lost, 2 writes did not come back.`,
+noticed when, what was healed, when writes were back, and how many acknowledged writes are lost.
+Exit code: 0 nothing lost, 1 acknowledged writes lost, 2 it is not healthy again.`,
 			Example: "  holdfast drill " + name + " --dir ./holdfast-data --json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				r, err := run(cmd.Context(), o)
@@ -180,45 +244,63 @@ Exit code: 0 nothing lost, 1 acknowledged writes lost, 2 writes did not come bac
 		}
 		c.AddCommand(sub)
 	}
-	add("kill-primary", "Kill the master's process (kill -9)", ops.KillPrimary)
-	add("pause-primary", "Stop the master's process for a while (SIGSTOP)", ops.PausePrimary)
+	add("kill-primary", "Kill the master's process (kill -9)", failover(ops.KillPrimary))
+	add("pause-primary", "Stop the master's process for a while (SIGSTOP)", failover(ops.PausePrimary))
+	add("kill-host", "Kill as many masters of a cluster at once as leave a majority (kill -9)", failover(ops.KillHost))
+	add("lose-disk", "Take a disk of the master's array away, and bring it back", diskDrill(ops.LoseDisk))
+	add("corrupt-disk", "Flip bytes on a disk of the master's array", diskDrill(ops.CorruptDisk))
 	f := c.PersistentFlags()
 	f.StringVar(&o.Dir, "dir", defaultDir, "directory of the deployment")
 	f.DurationVar(&o.Before, "before", 2*time.Second, "how long to write before the failure")
 	f.DurationVar(&o.After, "after", 2*time.Second, "how long to write after writes are back")
 	f.DurationVar(&o.Limit, "limit", 60*time.Second, "when to give up")
 	f.DurationVar(&o.Pause, "pause", 6*time.Second, "pause-primary: how long")
+	f.IntVar(&o.Disk, "disk", 1, "lose-disk, corrupt-disk: slot of the member of the array")
+	f.IntVar(&o.Flips, "flips", 20, "corrupt-disk: how many bytes to flip")
 	f.BoolVar(&o.JSON, "json", false, "print the report as JSON")
 	return c
 }
 
 func checkCommand() *cobra.Command {
 	var asJSON bool
+	var o ops.CheckFilesOptions
 	c := &cobra.Command{
-		Use:   "check DIR",
-		Short: "Read a data directory and say what is whole, torn or corrupt",
-		Long: `Reads every segment and record of the journal in DIR, a server's data directory, and changes nothing.
-Exit code: 0 clean, 2 a human must decide, 4 unreadable.`,
-		Example: "  holdfast check ./holdfast-data/redis-7379",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return runCheck(vfs.Default, args[0], asJSON)
+		Use:   "check DIR...",
+		Short: "Read a data directory or a disk array and say what is whole, torn or corrupt",
+		Long: `Reads every segment and record of the journal in DIR, a server's data directory, its checkpoint and dump.rdb.
+If the data is on a disk array, or DIR is a member of one, it reads the array first: superblocks, metadata journal, chunk
+checksums, parity and files that belong to nothing; then journal and checkpoint through the array. It changes nothing, unless
+--repair is given: then it prints the plan first, mends what can be mended without a loss, and moves what belongs to nothing
+to lost+found; it never deletes. The server must not be running then.
+Exit code: 0 clean, 1 repaired, 2 a human must decide, 4 unreadable.`,
+		Example: `  holdfast check ./holdfast-data/redis-7379
+  holdfast check /mnt/d1
+  holdfast check --repair /mnt/d1`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Paths, o.Context = args, cmd.Context()
+			return runCheck(o, asJSON)
 		},
 	}
+	c.Flags().BoolVar(&o.Repair, "repair", false, "print a plan, then mend")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return c
 }
 
 // runCheck prints the report and turns the verdict into an exit code.
-func runCheck(fs vfs.FS, dir string, asJSON bool) error {
-	var w io.Writer
+func runCheck(o ops.CheckFilesOptions, asJSON bool) error {
 	if !asJSON {
-		w = os.Stdout
+		o.Out = os.Stdout
 	}
-	r, err := ops.CheckDir(fs, dir, w)
+	o.Progress = ops.NewProgress(os.Stderr, "check")
+	r, err := ops.CheckFiles(o)
+	o.Progress.End()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "holdfast:", err)
-		return exitCode(4)
+		if hint := ops.RaidHint(err); hint != "" {
+			fmt.Fprintln(os.Stderr, hint)
+		}
+		return exitCode(ops.RaidExitOf(err))
 	}
 	if asJSON {
 		if err := r.WriteJSON(os.Stdout); err != nil {

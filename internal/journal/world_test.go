@@ -180,7 +180,7 @@ func (w *world) learn() {
 
 // run carries out a script, one letter per step:
 //
-//	a append   f flush   s flush and sync   m a second passes, idle work
+//	a append   A append one large record   f flush   s flush and sync   m a second passes, idle work
 //	p prepare the next segment   c checkpoint   g new generation   h new history id
 //	e new epoch   k kill and open   x close and open   v followers read   r reopen after failure
 func (w *world) run(script string) error {
@@ -202,7 +202,10 @@ func (w *world) step(op rune) error {
 	j := w.j
 	switch op {
 	case 'a':
-		w.append()
+		w.append(w.payload(w.gen.end()))
+		return nil
+	case 'A':
+		w.append(bytes.Repeat(w.payload(w.gen.end()), 60))
 		return nil
 	case 'f':
 		return j.Flush()
@@ -244,8 +247,7 @@ func (w *world) step(op rune) error {
 	return fmt.Errorf("unknown step %c", op)
 }
 
-func (w *world) append() {
-	b := w.payload(w.gen.end())
+func (w *world) append(b []byte) {
 	w.gen.data = append(w.gen.data, b...)
 	w.gen.ends[w.gen.end()] = true
 	if end := w.j.Append(TypeStream, 0, b); end != w.gen.end() {

@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,15 +11,31 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/raid"
 	"holdfast/internal/redis/rdb"
+	"holdfast/internal/redis/server"
 )
 
-// CheckReport is what `check` found in a server's data directory.
+// CheckFilesOptions say what `check` reads and whether it mends.
+type CheckFilesOptions struct {
+	Paths     []string  // a data directory, or member directories of an array
+	Repair    bool      // print a plan, then mend
+	ArrayOnly bool      // not what the files of the array hold
+	Out       io.Writer // the report as text; nil: none
+	Progress  *Progress
+	Context   context.Context // ends a check that is under way; nil: nothing does
+}
+
+// CheckReport is what `check` found.
 type CheckReport struct {
-	Dir       string          `json:"dir"`
-	Journal   *journal.Report `json:"journal,omitempty"`
-	Snapshots []SnapshotCheck `json:"snapshots,omitempty"`
-	Verdict   string          `json:"verdict"` // clean, torn, corrupt, empty
+	Dir       string            `json:"dir"`
+	Array     *raid.CheckReport `json:"array,omitempty"`
+	Journal   *journal.Report   `json:"journal,omitempty"`
+	Snapshots []SnapshotCheck   `json:"snapshots,omitempty"`
+	Leftovers []Leftover        `json:"leftovers,omitempty"`
+	Decide    []string          `json:"decide,omitempty"` // what a human has to decide
+	Verdict   string            `json:"verdict"`          // clean, torn, repaired, empty, corrupt, needs a decision, unreadable
+	Exit      int               `json:"exit_code"`        // 0 clean, 1 repaired, 2 a human must decide, 4 unreadable
 }
 
 // SnapshotCheck is one RDB file.
@@ -29,9 +46,42 @@ type SnapshotCheck struct {
 	Error string `json:"error,omitempty"`
 }
 
-// CheckDir reads everything in a server's data directory, or in a journal's,
-// and changes nothing. It writes a text report to w, if that is not nil.
-func CheckDir(fs vfs.FS, dir string, w io.Writer) (*CheckReport, error) {
+// CheckFiles reads everything in a server's data directory, in a journal's, or on a
+// disk array. Without Repair it changes nothing.
+func CheckFiles(o CheckFilesOptions) (*CheckReport, error) {
+	if o.Out == nil {
+		o.Out = io.Discard
+	}
+	if is, err := isArray(o.Paths); err != nil {
+		return nil, err
+	} else if is || o.ArrayOnly {
+		return o.checkArray()
+	}
+	if len(o.Paths) != 1 {
+		return nil, fmt.Errorf("none of %v is a member of a disk array; name one data directory", o.Paths)
+	}
+	return o.checkDir(vfs.Default, o.Paths[0])
+}
+
+// isArray reports whether the paths are about a disk array.
+func isArray(paths []string) (bool, error) {
+	for _, p := range paths {
+		if _, err := os.Stat(p); err != nil {
+			continue // that of the others counts, or the next to look at it says so
+		}
+		if is, err := raid.Exists(raid.Dir{FS: vfs.Default, Path: p}); is || err != nil {
+			return is, err
+		}
+	}
+	if len(paths) == 1 {
+		note, err := server.ReadArrayNote(vfs.Default, paths[0])
+		return note != nil, err
+	}
+	return false, nil
+}
+
+// checkDir checks a directory that is not on an array.
+func (o CheckFilesOptions) checkDir(fs vfs.FS, dir string) (*CheckReport, error) {
 	if st, err := fs.Stat(dir); err != nil {
 		return nil, err
 	} else if !st.IsDir() {
@@ -44,52 +94,90 @@ func CheckDir(fs vfs.FS, dir string, w io.Writer) (*CheckReport, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	rep, err := journal.Check(fs, jdir, w)
-	if err != nil {
+	if err := r.readJournal(fs, jdir, o.Out); err != nil {
 		return nil, err
 	}
-	r.Journal = &rep
-	if name := rep.Recovery.Checkpoint; name != "" {
-		r.snapshot(fs, fs.PathJoin(jdir, name), w)
-	}
 	if path := fs.PathJoin(dir, "dump.rdb"); isFile(fs, path) {
-		r.snapshot(fs, path, w)
+		r.snapshot(fs, path, o.Out)
 	}
-	r.decide(rep.Verdict)
-	if w != nil {
-		_, err = fmt.Fprintf(w, "%s: %s\n", dir, r.Verdict)
+	r.decide()
+	if err := r.findLeftovers(fs, dir, jdir); err != nil {
+		return nil, err
 	}
-	return r, err
+	return r, o.finish(r, func() (int, error) { return r.moveLeftovers(fs, dir, jdir, o.Out) })
 }
 
-func (r *CheckReport) decide(v journal.Verdict) {
-	switch v {
-	case journal.VerdictCorrupt:
-		r.Verdict = "corrupt"
-	case journal.VerdictTorn:
-		r.Verdict = "torn"
-	case journal.VerdictWhole:
-		r.Verdict = "clean"
-	default:
-		if len(r.Snapshots) > 0 {
+// readJournal checks the journal in dir of fs, and its checkpoint.
+func (r *CheckReport) readJournal(fs vfs.FS, dir string, w io.Writer) error {
+	rep, err := journal.Check(fs, dir, w)
+	if err != nil {
+		return err
+	}
+	r.Journal = &rep
+	if name := rep.Recovery.Checkpoint; name != "" && isFile(fs, fs.PathJoin(dir, name)) {
+		r.snapshot(fs, fs.PathJoin(dir, name), w)
+	}
+	return nil
+}
+
+// finish prints what is left over, mends if that was asked for, and gives the
+// verdict. mend returns how many things it has mended.
+func (o CheckFilesOptions) finish(r *CheckReport, mend func() (int, error)) error {
+	for _, l := range r.Leftovers {
+		fmt.Fprintf(o.Out, "left over: %s, %s\n", l.Path, l.Why)
+	}
+	if o.Repair && mend != nil {
+		n, err := mend()
+		if err != nil {
+			return err
+		}
+		if n > 0 && r.Verdict != "corrupt" {
+			r.Verdict = "repaired"
+		}
+	}
+	switch r.Verdict {
+	case "corrupt":
+		r.Exit = max(r.Exit, 2)
+	case "repaired":
+		r.Exit = max(r.Exit, 1)
+	}
+	for _, d := range r.Decide {
+		fmt.Fprintf(o.Out, "decide: %s\n", d)
+	}
+	_, err := fmt.Fprintf(o.Out, "%s: %s\n", r.Dir, r.Verdict)
+	return err
+}
+
+// decide derives the verdict from what was read, and what somebody has to do.
+func (r *CheckReport) decide() {
+	if r.Journal != nil {
+		switch r.Journal.Verdict {
+		case journal.VerdictCorrupt:
+			r.Verdict = "corrupt"
+			for _, p := range r.Journal.Problems {
+				r.Decide = append(r.Decide, fmt.Sprintf("%s is damaged at offset %d (%s): restore it from a backup, or move %s away and let the server "+
+					"take a full copy from another member", p.File, p.Offset, p.Reason, r.Dir))
+			}
+		case journal.VerdictTorn:
+			r.Verdict = "torn"
+		case journal.VerdictWhole:
 			r.Verdict = "clean"
 		}
+	}
+	if r.Verdict == "empty" && len(r.Snapshots) > 0 {
+		r.Verdict = "clean"
 	}
 	for _, s := range r.Snapshots {
 		if s.Error != "" {
 			r.Verdict = "corrupt"
+			r.Decide = append(r.Decide, fmt.Sprintf("%s cannot be loaded (%s): restore it from a backup", s.File, s.Error))
 		}
 	}
 }
 
 // ExitCode: 0 clean (a torn tail is: it was never acknowledged and the next
-// start cuts it), 2 a human must decide.
-func (r *CheckReport) ExitCode() int {
-	if r.Verdict == "corrupt" {
-		return 2
-	}
-	return 0
-}
+// start cuts it), 1 repaired, 2 a human must decide, 4 unreadable.
+func (r *CheckReport) ExitCode() int { return r.Exit }
 
 func (r *CheckReport) snapshot(fs vfs.FS, path string, w io.Writer) {
 	c := SnapshotCheck{File: path}

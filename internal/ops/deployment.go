@@ -17,12 +17,17 @@ import (
 // Deployment is a set of processes that `up` runs, as it stands in
 // deployment.json in its directory.
 type Deployment struct {
-	Mode    string    `json:"mode"` // single, sentinel
-	Dir     string    `json:"dir"`  // absolute
-	Base    int       `json:"base_port"`
-	Master  string    `json:"master_name,omitempty"`
-	UpPid   int       `json:"up_pid"`
-	Members []*Member `json:"members"`
+	Mode   string `json:"mode"` // single, sentinel, cluster
+	Dir    string `json:"dir"`  // absolute
+	Base   int    `json:"base_port"`
+	Master string `json:"master_name,omitempty"`
+	UpPid  int    `json:"up_pid"`
+	// Every data server's journal lies on an array of this level over so many
+	// directories in the server's own; no array if ArrayWidth is 0.
+	ArrayLevel int       `json:"array_level,omitempty"`
+	ArrayWidth int       `json:"array_members,omitempty"`
+	Replicas   int       `json:"replicas,omitempty"` // cluster: of each master
+	Members    []*Member `json:"members"`
 }
 
 // Member is one process.
@@ -54,6 +59,9 @@ func (m *Member) confPath() string {
 }
 
 func (m *Member) logPath() string { return filepath.Join(m.Dir, "log") }
+
+// disk is the directory that stands for the i-th disk of the member's array.
+func (m *Member) disk(i int) string { return filepath.Join(m.Dir, "disk-"+strconv.Itoa(i)) }
 
 // plan lays a new deployment out.
 func plan(mode, dir string, base, replicas, sentinels int) *Deployment {
@@ -149,7 +157,7 @@ func (d *Deployment) configure() error {
 		if _, err := os.Stat(m.confPath()); err == nil {
 			continue
 		}
-		text := d.serverConf(m, i > 0)
+		text := d.serverConf(m, i > 0 && d.Mode != modeCluster)
 		if m.Kind == kindSentinel {
 			text = d.sentinelConf(m)
 		}
@@ -165,6 +173,16 @@ func (d *Deployment) serverConf(m *Member, replica bool) string {
 	fmt.Fprintf(&b, "port %d\nbind 127.0.0.1\ndir %q\nlogfile \"log\"\nappendonly yes\n", m.Port, m.Dir)
 	// Trying out must not wait for further replicas.
 	fmt.Fprintf(&b, "repl-diskless-sync-delay 0\n")
+	if d.ArrayWidth > 0 {
+		fmt.Fprintf(&b, "array-level %d\narray-members", d.ArrayLevel)
+		for i := range d.ArrayWidth {
+			fmt.Fprintf(&b, " %q", m.disk(i))
+		}
+		b.WriteByte('\n')
+	}
+	if d.Mode == modeCluster {
+		b.WriteString(clusterConf())
+	}
 	if replica {
 		fmt.Fprintf(&b, "replicaof 127.0.0.1 %d\n", d.Base)
 	}
@@ -180,6 +198,14 @@ func (d *Deployment) sentinelConf(m *Member) string {
 	fmt.Fprintf(&b, "sentinel failover-timeout %s 10000\n", masterName)
 	fmt.Fprintf(&b, "sentinel parallel-syncs %s 1\n", masterName)
 	return b.String()
+}
+
+// arrayWords says what the data of each server lies on.
+func (d *Deployment) arrayWords() string {
+	if d.ArrayWidth == 0 {
+		return "without disk arrays"
+	}
+	return fmt.Sprintf("with disk arrays of level %d over %d members", d.ArrayLevel, d.ArrayWidth)
 }
 
 // portsFree returns an error that names the first port in use and the flag

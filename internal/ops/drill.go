@@ -21,6 +21,8 @@ type DrillOptions struct {
 	After  time.Duration // of writing once writes are back
 	Limit  time.Duration // after which the drill gives up
 	Pause  time.Duration // pause-primary: how long the master is stopped
+	Disk   int           // lose-disk, corrupt-disk: slot of the member
+	Flips  int           // corrupt-disk: bytes to flip
 	Out    io.Writer
 	JSON   bool
 }
@@ -75,6 +77,9 @@ func drill(ctx context.Context, o DrillOptions, name string, strike func(pid int
 	d, err := LoadDeployment(o.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if d.Mode == modeCluster {
+		return drillCluster(ctx, o, d, name, strike)
 	}
 	if d.Mode != "sentinel" {
 		return nil, fmt.Errorf("the deployment in %s is of mode %s: without Sentinels nobody fails over", o.Dir, d.Mode)
@@ -148,6 +153,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // master, and remembers what was acknowledged.
 type probe struct {
 	d      *Deployment
+	fixed  string        // the address to write to, instead of asking the Sentinels
+	where  func() string // the same, asked before each connection
 	prefix string
 	done   chan struct{}
 	ended  sync.WaitGroup
@@ -157,6 +164,8 @@ type probe struct {
 	back   chan time.Time
 	since  time.Time // of the failure; zero before it
 	failed bool      // a write has failed since then
+
+	refused int // writes that failed since then
 }
 
 type ack struct {
@@ -210,7 +219,10 @@ func (p *probe) write(c *client, addr string, n int) (*client, string) {
 	if _, err := c.do("INCR", p.key(n)); err != nil {
 		c.close()
 		p.mu.Lock()
-		p.failed = p.failed || !p.since.IsZero()
+		if !p.since.IsZero() {
+			p.failed = true
+			p.refused++
+		}
 		p.mu.Unlock()
 		time.Sleep(5 * time.Millisecond)
 		return nil, ""
@@ -233,6 +245,12 @@ func (p *probe) write(c *client, addr string, n int) (*client, string) {
 
 // master asks the Sentinels in turn.
 func (p *probe) master() string {
+	if p.fixed != "" {
+		return p.fixed
+	}
+	if p.where != nil {
+		return p.where()
+	}
 	for _, m := range p.d.ofKind(kindSentinel) {
 		v, err := ask(m.Addr(), probeTimeout, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", p.d.Master)
 		if err == nil && len(v.Elems) == 2 {

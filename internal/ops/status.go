@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -39,6 +40,8 @@ type Row struct {
 	Keys   string `json:"keys,omitempty"`
 	Memory string `json:"memory,omitempty"`
 	Uptime string `json:"uptime,omitempty"`
+	Array  string `json:"array,omitempty"` // level, state and members of the disk array
+	Slots  string `json:"slots,omitempty"` // of a cluster node: those it owns, or whose replica it is
 	ok     bool
 	offset int64
 	epoch  string
@@ -50,18 +53,26 @@ type Status struct {
 	Verdict Verdict `json:"verdict"`
 	Reason  string  `json:"reason"`
 	Master  string  `json:"master"`
+	Slots   int     `json:"slots_covered,omitempty"` // of a cluster
 	Rows    []*Row  `json:"members"`
+	rowOf   map[string]*clusterNode
 }
 
 // StatusOf asks around from the given addresses: any one member, a data server
 // or a Sentinel, is enough. timeout bounds each question.
 func StatusOf(addrs []string, timeout time.Duration) *Status {
+	if slices.ContainsFunc(addrs, func(a string) bool { return isCluster(a, timeout) }) {
+		return clusterStatus(addrs, timeout, 0)
+	}
 	servers, sentinels := discover(addrs, timeout)
 	return judge(servers, sentinels, timeout, 0, 0)
 }
 
 // Status asks all members of a deployment; timeout bounds each question.
 func (d *Deployment) Status(timeout time.Duration) *Status {
+	if d.Mode == modeCluster {
+		return clusterStatus(d.addrs(), timeout, len(d.Members))
+	}
 	var servers, sentinels []string
 	for _, m := range d.Members {
 		if m.Kind == kindSentinel {
@@ -297,7 +308,7 @@ func serverRow(addr string, timeout time.Duration) *Row {
 		return r
 	}
 	defer c.close()
-	info, err := c.info("server", "replication", "memory", "keyspace", "persistence")
+	info, err := c.info("server", "replication", "memory", "keyspace", "persistence", "array")
 	if err != nil {
 		r.State = plain(err)
 		return r
@@ -322,8 +333,26 @@ func serverRow(addr string, timeout time.Duration) *Row {
 	if info["aof_last_write_status"] == "err" {
 		r.State = "journal cannot be written"
 	}
+	r.array(info)
 	r.ok = r.State == "ok"
 	return r
+}
+
+// array reads the state of a server's disk array. A server whose array has lost
+// a member is not well: the next loss may be one too many.
+func (r *Row) array(info map[string]string) {
+	if info["array_enabled"] != "1" {
+		return
+	}
+	r.Array = fmt.Sprintf("RAID-%s %s %s/%s", info["array_level"], info["array_state"], info["array_members_live"], info["array_members"])
+	if info["array_rebuild_in_progress"] == "1" {
+		done, _ := strconv.ParseFloat(info["array_rebuild_done_bytes"], 64) // absent counts as none
+		total, _ := strconv.ParseFloat(info["array_rebuild_total_bytes"], 64)
+		r.Array += fmt.Sprintf(" (%.0f%%)", done*100/max(total, 1))
+	}
+	if info["array_state"] != "healthy" && r.State == "ok" {
+		r.State = "array " + info["array_state"]
+	}
 }
 
 func keyCount(info map[string]string) string {
@@ -394,13 +423,28 @@ func uptime(seconds string) string {
 // WriteTable prints one row per member, then the verdict.
 func (st *Status) WriteTable(w io.Writer) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "ADDRESS\tROLE\tSTATE\tOFFSET\tLAG\tKEYS\tMEMORY\tUPTIME")
+	head, arrays := "", slices.ContainsFunc(st.Rows, func(r *Row) bool { return r.Array != "" })
+	slots := slices.ContainsFunc(st.Rows, func(r *Row) bool { return r.Slots != "" })
+	if slots {
+		head = "\tSLOTS"
+	}
+	if arrays {
+		head += "\tARRAY"
+	}
+	fmt.Fprintln(tw, "ADDRESS\tROLE\tSTATE\tOFFSET\tLAG\tKEYS\tMEMORY\tUPTIME"+head)
 	for _, r := range st.Rows {
 		keys := r.Keys
 		if r.Role == "sentinel" {
 			keys = ""
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Addr, r.Role, r.State, dash(r.Offset), dash(r.Lag), dash(keys), dash(r.Memory), dash(r.Uptime))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", r.Addr, r.Role, r.State, dash(r.Offset), dash(r.Lag), dash(keys), dash(r.Memory), dash(r.Uptime))
+		if slots {
+			fmt.Fprintf(tw, "\t%s", dash(r.Slots))
+		}
+		if arrays {
+			fmt.Fprintf(tw, "\t%s", dash(r.Array))
+		}
+		fmt.Fprintln(tw)
 	}
 	_ = tw.Flush() // an error of the terminal has nobody to be told
 	fmt.Fprintf(w, "%s: %s\n", strings.ToUpper(st.Verdict.String()), st.Reason)

@@ -17,11 +17,14 @@ import (
 
 // UpOptions are the flags of `up`.
 type UpOptions struct {
-	Mode         string // single, sentinel
+	Mode         string // single, sentinel, cluster
 	Dir          string
 	Port         int // BASE
-	Replicas     int
+	Shards       int // cluster: masters
+	Replicas     int // of the master; cluster: of each
 	Sentinels    int
+	ArrayWidth   int // members of each data server's array; 0: no array
+	ArrayLevel   int
 	RestartAfter time.Duration // a member that died is started again after this
 	Exe          string        // the binary; this one if empty
 	Out          io.Writer
@@ -93,10 +96,18 @@ func newUp(o UpOptions) (*up, error) {
 	}
 	if u.d, err = LoadDeployment(dir); err != nil {
 		u.d = plan(o.Mode, dir, o.Port, o.Replicas, o.Sentinels)
+		if o.Mode == modeCluster {
+			u.d = planCluster(dir, o.Port, o.Shards, o.Replicas)
+		}
+		u.d.ArrayLevel, u.d.ArrayWidth = o.ArrayLevel, o.ArrayWidth
 	} else if u.d.Mode != o.Mode || u.d.Base != o.Port {
 		u.unlock()
 		return nil, fmt.Errorf("%s holds a deployment of another kind (%s, --port %d); run `holdfast up %s --port %d --dir %s`, or choose another --dir",
 			dir, u.d.Mode, u.d.Base, u.d.Mode, u.d.Base, o.Dir)
+	}
+	if o.ArrayWidth > 0 && (u.d.ArrayWidth != o.ArrayWidth || u.d.ArrayLevel != o.ArrayLevel) {
+		u.unlock()
+		return nil, fmt.Errorf("%s holds a deployment %s; run `holdfast up` on it without --array-level, or choose another --dir", dir, u.d.arrayWords())
 	}
 	u.d.Dir = dir
 	go u.starter()
@@ -122,6 +133,11 @@ func (u *up) start(ctx context.Context) error {
 	if err := u.d.portsFree(); err != nil {
 		return err
 	}
+	if u.d.Mode == modeCluster {
+		if err := u.d.busPortsFree(); err != nil {
+			return err
+		}
+	}
 	if err := u.d.configure(); err != nil {
 		return err
 	}
@@ -136,6 +152,11 @@ func (u *up) start(ctx context.Context) error {
 			if err := u.waitAnswer(ctx, m); err != nil {
 				return err
 			}
+		}
+	}
+	if u.d.Mode == modeCluster {
+		if err := u.d.formCluster(ctx); err != nil {
+			return err
 		}
 	}
 	if err := u.waitHealthy(ctx); err != nil {
@@ -289,6 +310,10 @@ func (u *up) print() {
 	} else {
 		st.WriteTable(u.o.Out)
 	}
+	if u.d.Mode == modeCluster {
+		fmt.Fprintf(u.o.Out, "ready   %s   data in %s   try: redis-cli -c -p %d set k v   stop: Ctrl-C\n", st.Reason, u.d.Dir, u.d.Base)
+		return
+	}
 	fmt.Fprintf(u.o.Out, "ready   master %s   data in %s   try: redis-cli -p %s set k v   stop: Ctrl-C\n",
 		st.Master, u.d.Dir, portOf(st.Master, u.d.Base))
 }
@@ -308,16 +333,17 @@ func (u *up) stopAll() {
 	u.mu.Lock()
 	u.stopping = true
 	u.mu.Unlock()
-	master := ""
-	if st := u.d.Status(500 * time.Millisecond); st.Master != "" {
-		master = st.Master
+	isMaster := map[string]bool{}
+	st := u.d.Status(500 * time.Millisecond)
+	for _, r := range st.Rows {
+		isMaster[r.Addr] = r.Addr == st.Master || (u.d.Mode == modeCluster && r.Role == "master")
 	}
 	var sentinels, replicas, masters []*Member
 	for _, m := range u.d.Members {
 		switch {
 		case m.Kind == kindSentinel:
 			sentinels = append(sentinels, m)
-		case m.Addr() == master:
+		case isMaster[m.Addr()]:
 			masters = append(masters, m)
 		default:
 			replicas = append(replicas, m)

@@ -84,16 +84,16 @@ func ruleFor(args []string) rules {
 	case "spop", "srandmember", "hrandfield", "zrandmember":
 		return rules{shape: true}
 	case "ttl", "expiretime":
-		return rules{near: 2}
+		return rules{near: 20}
 	case "pttl", "pexpiretime":
-		return rules{near: 2000}
+		return rules{near: 20000}
 	case "dump":
 		if second == "set" {
 			return rules{shape: true} // the order of a hash table
 		}
 	case "object":
 		if second == "idletime" || second == "freq" {
-			return rules{near: 2}
+			return rules{near: 20}
 		}
 	case "slowlog":
 		return rules{kind: true}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"holdfast/test/proc"
 )
 
 // fateSilent is the fate of a reply that did not come in time.
@@ -20,7 +22,7 @@ const fateSilent = "no reply"
 
 const (
 	startDeadline = 20 * time.Second
-	replyDeadline = 4 * time.Second
+	replyDeadline = 20 * time.Second
 	pollInterval  = 2 * time.Millisecond
 )
 
@@ -48,21 +50,12 @@ var baseArgs = []string{
 	"--enable-protected-configs", "yes",
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, l.Close()
-}
-
 // startProcess starts a server and waits until it answers PING. dir must exist; the server's own dir is dir/name.
 func startProcess(p program, dir string, args []string) (*process, error) {
 	s := &process{program: p, dir: dir, args: args}
 	var err error
 	for range 3 { // the free port may be taken by another process before the server binds it
-		if s.port, err = freePort(); err != nil {
+		if s.port, err = proc.FreePort(); err != nil {
 			return nil, err
 		}
 		if err = s.start(); err == nil {

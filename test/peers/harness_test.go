@@ -3,8 +3,6 @@ package peers
 import (
 	"flag"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,23 +100,13 @@ func needGenuine(t *testing.T, names ...string) {
 	}
 }
 
-// freePort is a port below the ones that the kernel gives to outgoing
-// connections: a server that is restarted finds it free again.
 func freePort(t *testing.T) int {
 	t.Helper()
-	for range 200 {
-		port := 12000 + rand.IntN(18000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return port
+	port, err := proc.FreePort()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port found")
-	return 0
+	return port
 }
 
 // kind is whose program a process runs.

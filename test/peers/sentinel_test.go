@@ -32,7 +32,7 @@ func sentinel(t *testing.T, k kind, master int) *node {
 	conf := filepath.Join(dir, "sentinel.conf")
 	// Below a second and a half a genuine Sentinel, which connects once a second,
 	// takes the CLIENT KILL of a failover for the death of the new master.
-	text := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]d 2\nsentinel down-after-milliseconds %[1]s 1500\n"+
+	text := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]d 2\nsentinel down-after-milliseconds %[1]s 3000\n"+
 		"sentinel failover-timeout %[1]s 8000\nsentinel parallel-syncs %[1]s 2\n", masterName, master)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -27,7 +28,8 @@ var ErrDeadline = errors.New("deadline exceeded")
 
 // Spec says how to start a server.
 type Spec struct {
-	Argv []string // program and leading arguments; --port, --dir and Args follow
+	Argv []string // program and leading arguments; --port, --dir, --bind and Args follow
+	Bare bool     // only Args follow: a configuration file says the rest
 	Dir  string   // data directory, must exist
 	Port int
 	Args []string
@@ -60,23 +62,44 @@ func (s *syncBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// FreePort returns a port of 127.0.0.1 that nobody listens on at the moment.
+// Ports are taken from below those that the kernel gives to outgoing
+// connections, so that a server which is restarted finds its own free again.
+const (
+	firstPort = 10000
+	ports     = 11000
+)
+
+// FreePort returns a port of 127.0.0.1 that nobody listens on, and that no other
+// process which asked this function has been given: it is reserved until this
+// process ends.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	for range 1000 {
+		port := firstPort + rand.IntN(ports)
+		// A name that only one process can hold stands for the port.
+		if _, err := net.Listen("unix", "@holdfast-test-port-"+strconv.Itoa(port)); err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		return port, l.Close()
 	}
-	port := l.Addr().(*net.TCPAddr).Port
-	return port, l.Close()
+	return 0, errors.New("no free port found")
 }
 
 // Start starts the server and returns at once.
 func Start(s Spec) (*Process, error) {
 	args := append([]string{}, s.Argv[1:]...)
-	args = append(args, "--port", strconv.Itoa(s.Port), "--dir", s.Dir, "--bind", "127.0.0.1")
+	if !s.Bare {
+		args = append(args, "--port", strconv.Itoa(s.Port), "--dir", s.Dir, "--bind", "127.0.0.1")
+	}
 	args = append(args, s.Args...)
 	p := &Process{Spec: s, cmd: exec.Command(s.Argv[0], args...), exited: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), s.Env...)
+	if s.Bare {
+		p.cmd.Dir = s.Dir
+	}
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
 	// The server ends with this process, also when that is killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -3,6 +3,7 @@
 package script
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -35,7 +36,8 @@ func TestMain(m *testing.M) {
 // exits. $PORT is a port that is free, $BUSY one that is in use.
 func TestCommandLine(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir:  "testdata",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exits": exits},
 		Setup: func(env *testscript.Env) error {
 			bin := filepath.Join(env.WorkDir, "bin")
 			if err := os.Mkdir(bin, 0o755); err != nil {
@@ -59,6 +61,25 @@ func TestCommandLine(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// exits is the script command `exits CODE PROGRAM ARGUMENT...`: an exit code is
+// part of what a command says.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARGUMENT...")
+	}
+	code := 0
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
 }
 
 // freeBase returns a port from which n ports, and as many 20000 above, are free.

@@ -18,6 +18,8 @@ type Block struct {
 	try        func(c *Ctx, key []byte) bool
 	onTimeout  func(c *Ctx)
 	client     *Client
+	held       bool // not for keys but for MIGRATE: no business of CLIENT UNBLOCK
+	retry      bool // to be dispatched again in the end
 
 	// WaitOff and WaitReplicas: WAIT, served by the shell.
 	WaitOff      uint64
@@ -202,6 +204,7 @@ func (e *Engine) NextDeadlineMs() int64 {
 
 // CheckTimeouts answers the blocked clients whose time is over.
 func (e *Engine) CheckTimeouts() {
+	e.endArrived()
 	for len(e.blocking.heap) > 0 && e.blocking.heap[0].deadlineMs <= e.NowMs {
 		e.timeOut(e.blocking.heap[0])
 	}
@@ -209,6 +212,10 @@ func (e *Engine) CheckTimeouts() {
 
 func (e *Engine) timeOut(b *Block) {
 	cl := b.client
+	if b.retry {
+		e.retry(b)
+		return
+	}
 	c := Ctx{Reply: &cl.Reply, E: e, Client: cl, DB: b.db, Spec: b.Spec, Args: b.args}
 	b.onTimeout(&c)
 	e.unblock(cl)
@@ -219,7 +226,7 @@ func (e *Engine) timeOut(b *Block) {
 // returns false when the client is not blocked.
 func (e *Engine) Unblock(cl *Client, withError bool) bool {
 	b := cl.block
-	if b == nil {
+	if b == nil || b.held {
 		return false
 	}
 	if !withError {

@@ -26,6 +26,8 @@ type Ctx struct {
 	prop     [][]byte // propagated instead of Args; nil: Args
 	propMode propMode
 	failed   bool
+	// redirected: refused because another node serves the keys.
+	redirected bool
 }
 
 type propMode uint8
@@ -43,6 +45,9 @@ const (
 func (c *Ctx) Err(s string) {
 	c.failed = true
 	c.E.countError(s)
+	if c.Client.Has(FlagMaster | FlagReplica | FlagReplay) {
+		c.E.unexpectedError(c, s)
+	}
 	c.Buf = resp.AppendError(c.Buf, s)
 }
 

@@ -54,13 +54,15 @@ func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 	case cl.Has(FlagMulti) && c.Spec.queues():
 		e.queue(c)
 		cl.Simple("QUEUED")
+	case len(e.held) > 0 && e.awaitHeld(c):
 	default:
 		cl.LastCmd = c.Spec
 		e.call(c)
 		e.afterCommand(cl)
 	}
-	if cl.Flags&(FlagMaster|FlagReplay|FlagReplyOff|FlagReplySkip|FlagReplySkipNext) != 0 {
+	if cl.Flags&(FlagMaster|FlagReplay|FlagReplyOff|FlagReplySkip|FlagReplySkipNext|FlagAsking) != 0 {
 		e.cutReply(cl, mark)
+		e.endAsking(c)
 	}
 	return Executed
 }
@@ -169,6 +171,12 @@ func (e *Engine) refusal(c *Ctx) string {
 	if cl.Has(FlagMulti) && s.Is(NoMulti) {
 		return errInMulti
 	}
+	// Whose the keys are, before anything that is about them here.
+	if e.view != nil {
+		if text := e.redirect(c, write, trusted); text != "" {
+			return text
+		}
+	}
 	// Memory before anything that depends on what is stored: evicting may
 	// delete what the command is about.
 	if e.Cfg.MaxMemory > 0 && !trusted && !e.State.Loading {
@@ -177,7 +185,7 @@ func (e *Engine) refusal(c *Ctx) string {
 		}
 	}
 	// What a write would need: a disk, replicas, the right to write.
-	if e.State.DiskError != "" && !e.State.IsReplica && !trusted && (write || s.Name == "ping" || e.State.ReadsRefused && flags&ReadOnly != 0) {
+	if e.State.DiskError != "" && !trusted && (write || s.Name == "ping" || e.State.ReadsRefused && flags&ReadOnly != 0) {
 		return e.State.DiskError
 	}
 	if write && !trusted {
@@ -253,13 +261,12 @@ func (e *Engine) reject(c *Ctx, text string) {
 		c.Spec.stats.Rejected++
 		if c.Spec.Full == "exec" {
 			e.discard(cl)
+		}
+		if c.Spec.Full == "exec" && !c.redirected {
 			text = "EXECABORT Transaction discarded because of: " + strings.TrimPrefix(text, "ERR ")
 		}
 	}
 	c.Err(text)
-	if cl.Has(FlagMaster) {
-		e.Host.Logf("== CRITICAL == This replica is sending an error to its master: '%s' after processing the command '%s'", text, clipText(c.Args[0], 128))
-	}
 }
 
 // paused: the last check, since a refusal needs no waiting.

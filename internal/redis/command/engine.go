@@ -1,10 +1,12 @@
 package command
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"sync"
 
+	"holdfast/internal/redis/cluster"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/keyspace"
 )
@@ -62,12 +64,28 @@ type Engine struct {
 
 	// OnFlushAll, if set, is called when FLUSHALL has emptied the keyspace.
 	OnFlushAll func()
+	// OnPanic, if set, is called when a directive wants the server to end rather
+	// than to go on with data that differ from the master's or the journal's.
+	OnPanic func(why string)
 	// SkipChecksum lets RESTORE and loading accept a wrong checksum (DEBUG
 	// SET-SKIP-CHECKSUM-VALIDATION).
 	SkipChecksum bool
 
+	// Transfer carries the network part of MIGRATE out. Without it every MIGRATE
+	// fails to connect.
+	Transfer Transferrer
+
+	// OnPublish, if set, is told of each PUBLISH and SPUBLISH of a client in
+	// cluster mode, to hand it to the other nodes. The slices are valid during
+	// the call only.
+	OnPublish func(channel, message []byte, sharded bool)
+
 	ctx       Ctx
-	inExec    bool // inside EXEC or a script: units end with it
+	view      *cluster.View         // nil without cluster mode
+	refs      []KeyRef              // scratch of the routing
+	held      map[watchKey]*heldKey // keys that MIGRATE has on their way
+	arrived   []*migration          // that wait for the end of a pause
+	inExec    bool                  // inside EXEC or a script: units end with it
 	callDepth int
 
 	unit     []byte // commands of the running atomic unit, encoded
@@ -165,6 +183,34 @@ func (e *Engine) countError(s string) {
 	if len(e.errors) < 128 { // as many codes as Redis keeps apart
 		n := int64(1)
 		e.errors[strings.Clone(code)] = &n
+	}
+}
+
+// unexpectedError tells of an error that goes where nobody reads it: to the
+// master, to a replica, to the journal. It may mean that the data differ, so
+// propagation-error-behavior decides whether that is the end.
+func (e *Engine) unexpectedError(c *Ctx, text string) {
+	cl := c.Client
+	from, to := "server", "AOF-loading-client"
+	switch {
+	case cl.Has(FlagMaster):
+		from, to = "replica", "master"
+	case cl.Has(FlagReplay):
+	case cl.Has(FlagMonitor):
+		return // an ordinary client that is shown what others do
+	default:
+		from, to = "master", "replica"
+	}
+	name := "<unknown>"
+	if c.Spec != nil {
+		name = c.Spec.Full
+	}
+	e.Stat.UnexpectedErrors++
+	e.Host.Logf("== CRITICAL == This %s is sending an error to its %s: '%s' after processing the command '%s'", from, to, text[:min(len(text), 4096)], name)
+	how := e.Cfg.PropagationErrorBehavior
+	diverged := cl.Has(FlagMaster) && e.Cfg.ReplicaReadOnly && how != config.PropagationIgnore
+	if (diverged || cl.Has(FlagReplay) && how == config.PropagationPanic) && e.OnPanic != nil {
+		e.OnPanic(fmt.Sprintf("This %s panicked sending an error to its %s after processing the command '%s'", from, to, name))
 	}
 }
 

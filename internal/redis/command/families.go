@@ -6,6 +6,6 @@ func DataFamilies() [][]Spec {
 	return [][]Spec{
 		stringCommands, bitmapCommands, hashCommands, setCommands, listCommands, zsetCommands,
 		keysCommands, dumpCommands, objectCommands, scanCommands, sortCommands,
-		transactionCommands, pubsubCommands, commandsCommands,
+		transactionCommands, pubsubCommands, commandsCommands, clusterClientCommands, migrateCommands,
 	}
 }

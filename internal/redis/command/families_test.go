@@ -541,7 +541,7 @@ func TestSwapdbFailsTransactionsThatWatchIt(t *testing.T) {
 func TestHotCommandsDoNotAllocate(t *testing.T) {
 	te := newTestEngine(t, 1)
 	for _, cmd := range []string{"SET k value", "GET k", "INCR n", "HSET h f v", "HGET h f", "SADD s m", "SISMEMBER s m", "APPEND a x",
-		"EXISTS k", "TTL k", "MSET k v k2 v2", "MGET k k2", "GETRANGE k 0 2", "SETRANGE k 0 x", "SETBIT b 7 1", "GETBIT b 7", "BITCOUNT b", "HINCRBY i f 1", "STRLEN k"} {
+		"EXISTS k", "TTL k", "MSET k v k2 v2", "MGET k k2", "GETRANGE k 0 2", "SETRANGE k 0 x", "SETBIT b 7 1", "GETBIT b 7", "BITCOUNT b", "HINCRBY i f 1", "STRLEN k", "HDEL h none", "SREM s none"} {
 		var args [][]byte
 		for _, w := range strings.Fields(cmd) {
 			args = append(args, []byte(w))

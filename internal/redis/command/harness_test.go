@@ -58,11 +58,14 @@ var selectForTest = []Spec{{Name: "select", Arity: 2, Flags: Loading | Stale | F
 // testLimits are the limits of the keyspace of a test engine; nil: the defaults.
 var testLimits *keyspace.Limits
 
+// testBySlot makes the keyspace of a test engine one of cluster mode.
+var testBySlot bool
+
 // newTestEngine makes an engine with the given seed for random choices, whose
 // time stands at a fixed moment.
 func newTestEngine(t testing.TB, seed uint64) *testEngine {
 	t.Helper()
-	ks, err := keyspace.New(keyspace.Options{Reserve: 1 << 30, Limits: testLimits})
+	ks, err := keyspace.New(keyspace.Options{Reserve: 1 << 30, Limits: testLimits, BySlot: testBySlot})
 	if err != nil {
 		t.Fatal(err)
 	}

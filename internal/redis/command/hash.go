@@ -73,13 +73,19 @@ func cmdHdel(c *Ctx) {
 			}
 		}
 	}
-	if deleted > 0 {
+	c.removed(key, NotifyHash, "hdel", deleted, left)
+}
+
+// removed ends a command that has taken n elements out of the collection at key
+// and left some: it says so to everybody, and replies n.
+func (c *Ctx) removed(key []byte, class NotifyClass, event string, n int64, left int) {
+	if n > 0 {
 		c.Touched(key)
-		c.Notify(NotifyHash, "hdel", key)
+		c.Notify(class, event, key)
 		c.DeleteIfEmpty(key, left)
-		c.E.Dirty += deleted
+		c.E.Dirty += n
 	}
-	c.Int(deleted)
+	c.Int(n)
 }
 
 func cmdHexists(c *Ctx) {
@@ -292,18 +298,27 @@ func cmdHrandfield(c *Ctx) {
 	c.Bulk(field)
 }
 
-func hrandfieldCount(c *Ctx) {
-	n, ok := c.IntArgRange(2, -math.MaxInt64, math.MaxInt64, "")
-	if !ok {
-		return
+// randomArgs reads the count of HRANDFIELD and ZRANDMEMBER, and the word behind it
+// that asks for values or scores as well, which halves what a count may be.
+func (c *Ctx) randomArgs(word string) (n int64, with, ok bool) {
+	if n, ok = c.IntArgRange(2, -math.MaxInt64, math.MaxInt64, ""); !ok {
+		return n, false, false
 	}
-	withValues := len(c.Args) == 4 && c.Is(3, "withvalues")
-	if len(c.Args) > 3 && !withValues {
+	with = len(c.Args) == 4 && c.Is(3, word)
+	if len(c.Args) > 3 && !with {
 		c.Err(ErrSyntax)
-		return
+		return n, with, false
 	}
-	if withValues && (n < -math.MaxInt64/2 || n > math.MaxInt64/2) {
+	if with && (n < -math.MaxInt64/2 || n > math.MaxInt64/2) {
 		c.Err("ERR value is out of range")
+		return n, with, false
+	}
+	return n, with, true
+}
+
+func hrandfieldCount(c *Ctx) {
+	n, withValues, ok := c.randomArgs("withvalues")
+	if !ok {
 		return
 	}
 	h, ok, bad := c.readHash()

@@ -151,13 +151,8 @@ func cmdBlmove(c *Ctx) {
 }
 
 func cmdBlmpop(c *Ctx) {
-	timeout, text := c.parseTimeout(1)
-	p, ok := c.mpopArgs(2, "left", "right")
+	p, timeout, ok := c.bmpopArgs("left", "right")
 	if !ok {
-		return
-	}
-	if text != "" {
-		c.Err(text)
 		return
 	}
 	from := end(p.first)
@@ -635,6 +630,17 @@ func (c *Ctx) mpopArgs(i int, first, second string) (p mpop, ok bool) {
 	}
 	c.Err(ErrSyntax)
 	return p, false
+}
+
+// bmpopArgs reads the arguments of BLMPOP and BZMPOP. A bad timeout comes first
+// and is complained about last, as in Redis.
+func (c *Ctx) bmpopArgs(first, second string) (p mpop, timeout int64, ok bool) {
+	timeout, text := c.parseTimeout(1)
+	if p, ok = c.mpopArgs(2, first, second); ok && text != "" {
+		c.Err(text)
+		ok = false
+	}
+	return p, timeout, ok
 }
 
 // --- moving from list to list ---

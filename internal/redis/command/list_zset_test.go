@@ -150,7 +150,7 @@ func TestHotListAndSortedSetCommandsDoNotAllocate(t *testing.T) {
 	te.Stream = nil
 	for _, cmd := range []string{"LPUSH l value", "LPOP l", "RPUSH l value", "RPOP l", "LLEN l", "LINDEX l 1", "LRANGE l 0 -1",
 		"RPOPLPUSH l l", "LSET l 0 x", "ZADD z 5 m", "ZADD z 6 m 7 n", "ZINCRBY z 1 m", "ZSCORE z m", "ZRANK z m", "ZCARD z", "ZCOUNT z 1 3",
-		"ZRANGE z 0 -1 WITHSCORES", "ZRANGEBYSCORE z 1 3"} {
+		"ZRANGE z 0 -1 WITHSCORES", "ZRANGEBYSCORE z 1 3", "ZREM z none"} {
 		var args [][]byte
 		for _, w := range strings.Fields(cmd) {
 			args = append(args, []byte(w))

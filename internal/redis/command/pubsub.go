@@ -151,14 +151,22 @@ func cmdSsubscribe(c *Ctx)   { c.subscribe(c.E.kindShard(c.Client)) }
 func cmdSunsubscribe(c *Ctx) { c.unsubscribe(c.E.kindShard(c.Client)) }
 
 func cmdPublish(c *Ctx) {
-	n := c.E.publish(c.Args[1], c.Args[2])
-	c.ForcePropagate()
-	c.Int(int64(n))
+	c.published(c.E.publish(c.Args[1], c.Args[2]), false)
 }
 
 func cmdSpublish(c *Ctx) {
-	n := c.E.deliver(c.E.pubsub.shard[string(c.Args[1])], "smessage", nil, c.Args[1], c.Args[2])
-	c.ForcePropagate()
+	c.published(c.E.deliver(c.E.pubsub.shard[string(c.Args[1])], "smessage", nil, c.Args[1], c.Args[2]), true)
+}
+
+// published ends PUBLISH, whose message n clients here have got: others get it
+// over the bus of the cluster, or as replicas.
+func (c *Ctx) published(n int, sharded bool) {
+	switch {
+	case !c.E.Cfg.ClusterEnabled:
+		c.ForcePropagate()
+	case c.E.OnPublish != nil:
+		c.E.OnPublish(c.Args[1], c.Args[2], sharded)
+	}
 	c.Int(int64(n))
 }
 

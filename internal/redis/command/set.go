@@ -372,13 +372,7 @@ func cmdSrem(c *Ctx) {
 			}
 		}
 	}
-	if removed > 0 {
-		c.Touched(key)
-		c.Notify(NotifySet, "srem", key)
-		c.DeleteIfEmpty(key, left)
-		c.E.Dirty += removed
-	}
-	c.Int(removed)
+	c.removed(key, NotifySet, "srem", removed, left)
 }
 
 func cmdSscan(c *Ctx) {

@@ -180,6 +180,8 @@ type Spec struct {
 	stats  *Stats
 	sub    map[string]*Spec
 	id     int
+	routed bool // cluster mode looks for keys in it
+	oneKey int  // position of its only key, 0 if that is not fixed
 }
 
 // Stats of one command, for INFO commandstats and latencystats.
@@ -238,6 +240,7 @@ func (t *Table) prepare(s, parent *Spec) {
 	s.Cat |= impliedCats(s)
 	s.stats = &Stats{}
 	s.id = t.count
+	s.routed, s.oneKey = s.routes(), s.singleKey()
 	t.count++
 	for _, k := range s.Keys {
 		if k.Begin >= abs(s.Arity) && !s.Is(NoMandatoryKeys) && k.Keyword == "" && !k.Unknown && k.Flags&KeyIncomplete == 0 && !k.optional(s) {
@@ -355,6 +358,11 @@ func (s *Spec) AppendKeys(dst []KeyRef, args [][]byte) (refs []KeyRef, ok bool) 
 		refs := s.GetKeys(args)
 		return append(dst, refs...), refs != nil
 	}
+	return s.appendSpecified(dst, args)
+}
+
+// appendSpecified appends the keys that the specifications tell.
+func (s *Spec) appendSpecified(dst []KeyRef, args [][]byte) (refs []KeyRef, ok bool) {
 	for _, k := range s.Keys {
 		var fits bool
 		dst, fits = k.appendKeys(dst, args)

@@ -178,6 +178,9 @@ func (e *Engine) watchedExpired(cl *Client) bool {
 
 // Touched makes the transactions fail that watch the key.
 func (e *Engine) Touched(db *keyspace.DB, key []byte) {
+	if len(e.held) > 0 {
+		e.noteHeld(db.Index(), key)
+	}
 	if len(e.watchers) == 0 {
 		return
 	}
@@ -209,6 +212,9 @@ func (e *Engine) touchOne(cl *Client, wk watchKey, db *keyspace.DB) {
 // it, or, when other is not nil, in other, which is about to take its place.
 // To be called before a flush or a swap.
 func (e *Engine) TouchedAll(db, other *keyspace.DB) {
+	if len(e.held) > 0 {
+		e.noteAllHeld(db.Index())
+	}
 	if len(e.watchers) == 0 {
 		return
 	}

@@ -101,13 +101,8 @@ func (s side) popName() []byte {
 }
 
 func cmdBzmpop(c *Ctx) {
-	timeout, text := c.parseTimeout(1)
-	p, ok := c.mpopArgs(2, "min", "max")
+	p, timeout, ok := c.bmpopArgs("min", "max")
 	if !ok {
-		return
-	}
-	if text != "" {
-		c.Err(text)
 		return
 	}
 	from := side(p.first)
@@ -342,17 +337,8 @@ func cmdZrandmember(c *Ctx) {
 }
 
 func zrandmemberCount(c *Ctx) {
-	n, ok := c.IntArgRange(2, -math.MaxInt64, math.MaxInt64, "")
+	n, withScores, ok := c.randomArgs("withscores")
 	if !ok {
-		return
-	}
-	withScores := len(c.Args) == 4 && c.Is(3, "withscores")
-	if len(c.Args) > 3 && !withScores {
-		c.Err(ErrSyntax)
-		return
-	}
-	if withScores && (n < -math.MaxInt64/2 || n > math.MaxInt64/2) {
-		c.Err("ERR value is out of range")
 		return
 	}
 	z, ok, bad := c.readZSet(c.Args[1])
@@ -458,13 +444,7 @@ func cmdZrem(c *Ctx) {
 			}
 		}
 	}
-	if removed > 0 {
-		c.Notify(NotifyZSet, "zrem", key)
-		c.DeleteIfEmpty(key, left)
-		c.Touched(key)
-		c.E.Dirty += removed
-	}
-	c.Int(removed)
+	c.removed(key, NotifyZSet, "zrem", removed, left)
 }
 
 func cmdZrevrank(c *Ctx) { c.zrank(true) }

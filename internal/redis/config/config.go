@@ -58,6 +58,8 @@ type Config struct {
 	// CheckUser, if set, judges the rules of a user line while it is loaded;
 	// the error's text becomes part of the message. args is name, then rules.
 	CheckUser func(args []string) error
+	// StdinText is what LoadArgs has read from standard input.
+	StdinText []byte
 	// HasCommand, if set, says whether a command of that (lower-case) name
 	// exists; rename-command is checked against it.
 	HasCommand func(name string) bool

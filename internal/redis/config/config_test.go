@@ -288,12 +288,12 @@ func TestWarningsNameWhatHasNoEffect(t *testing.T) {
 	if w := Warnings(c); len(w) != 0 {
 		t.Errorf("warnings at the defaults: %q", w)
 	}
-	if err := c.LoadString("io-threads 4\nslave-lazy-flush yes\nhz 20\nloadmodule /x.so\n", "test"); err != nil {
+	if err := c.LoadString("io-threads 4\nsanitize-dump-payload yes\nhz 20\nloadmodule /x.so\n", "test"); err != nil {
 		t.Fatal(err)
 	}
 	w := Warnings(c)
 	if len(w) != 3 || !strings.HasPrefix(w[0], "io-threads has no effect here: ") ||
-		!strings.HasPrefix(w[1], "loadmodule /x.so ") || !strings.HasPrefix(w[2], "replica-lazy-flush ") {
+		!strings.HasPrefix(w[1], "loadmodule /x.so ") || !strings.HasPrefix(w[2], "sanitize-dump-payload ") {
 		t.Errorf("warnings %q", w)
 	}
 }
@@ -351,6 +351,54 @@ func TestOwnParametersAreSetAndRewritten(t *testing.T) {
 	for _, line := range []string{"io-loops 0\n", "log-format json\n", "journal-retain-size 1gb\n", "replica-lineage-guard no\n"} {
 		if !strings.Contains(text, line) {
 			t.Errorf("%q is missing in:\n%s", line, text)
+		}
+	}
+}
+
+func TestArrayDirectives(t *testing.T) {
+	c := inMemory(memFiles{})
+	if err := c.LoadArgs([]string{"--array-level", "5", "--array-members", "/mnt/d1", "/mnt/d 2", "d3", "--array-chunk", "4kb",
+		"--array-spares", "/mnt/s", "--array-scrub-interval", "0", "--port", "0"}); err != nil {
+		t.Fatal(err)
+	}
+	if c.ArrayLevel != 5 || !slices.Equal(c.ArrayMembers, []string{"/mnt/d1", "/mnt/d 2", "d3"}) || c.ArrayChunk != 4096 ||
+		!slices.Equal(c.ArraySpares, []string{"/mnt/s"}) || c.ArrayScrubInterval != 0 || c.ArrayRebuildRate != 64<<20 || c.Port != 0 {
+		t.Errorf("%+v", c.ArrayOptions)
+	}
+	text := string(c.RewriteText([]byte("array-members /old1 /old2\narray-level 1\n")))
+	for _, line := range []string{"array-members /mnt/d1 \"/mnt/d 2\" d3\n", "array-level 5\n", "array-chunk 4kb\n"} {
+		if !strings.Contains(text, line) {
+			t.Errorf("%q is missing in:\n%s", line, text)
+		}
+	}
+	again := inMemory(memFiles{})
+	if err := again.LoadString(text, "test"); err != nil || !slices.Equal(again.ArrayMembers, c.ArrayMembers) {
+		t.Errorf("read back as %q, %v", again.ArrayMembers, err)
+	}
+	if _, err := c.Set([]KV{{"array-members", "/a /b /c"}}); err == nil {
+		t.Error("array-members was set at run time")
+	}
+	if err := inMemory(memFiles{"/level": "array-level 1\n"}).LoadString("include /level\narray-members /a /b\n", "test"); err != nil {
+		t.Errorf("the level in an included file: %v", err)
+	}
+}
+
+func TestArrayDirectivesThatMakeNoSense(t *testing.T) {
+	for text, want := range map[string]string{
+		"array-members /a /b":                                      "array-members and array-spares need an array-level",
+		"array-level 5\narray-members /a /b":                       "array-level 5 needs at least 3 directories in array-members, 2 are given",
+		"array-level 6\narray-members /a /b /c":                    "array-level 6 needs at least 4 directories in array-members, 3 are given",
+		"array-level 1":                                            "array-level 1 needs at least 2 directories in array-members, 0 are given",
+		"array-level 1\narray-members /a /b /a/":                   "the directory /a/ is named twice",
+		"array-level 1\narray-members /a /b\narray-spares /b/":     "the directory /b/ is in array-members and in array-spares",
+		"array-level 3\narray-members /a /b":                       "argument(s) must be one of the following: none, 0, 1, 4, 5, 6",
+		"array-chunk 3000":                                         "argument must be a power of two",
+		"array-chunk 256":                                          "argument must be between 512 and 4194304 inclusive",
+		"array-level 0\narray-members" + strings.Repeat(" /x", 33): "more than 32 directories",
+	} {
+		err := inMemory(memFiles{}).LoadString(text, "test")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
 }

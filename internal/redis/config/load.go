@@ -110,6 +110,7 @@ func (c *Config) LoadArgs(args []string) error {
 		if err != nil {
 			return &OpenError{Path: "-", Err: err}
 		}
+		c.StdinText = more
 		text.Write(more)
 	}
 	text.WriteByte('\n')
@@ -193,6 +194,12 @@ func (c *Config) load(text string, depth int) error {
 	}
 	if err := c.checkWhole(); err != nil {
 		return err
+	}
+	if depth == 0 {
+		// Level and members may stand in different files.
+		if err := c.checkArray(); err != nil {
+			return &LoadError{Message: err.Error()}
+		}
 	}
 	// Also after an included file: save lines that follow it replace each
 	// other, as they do in Redis.

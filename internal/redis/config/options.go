@@ -198,7 +198,7 @@ func (c *Config) generalTable() []*Param {
 		enum(&o.OOMScoreAdj, "oom-score-adj", []enumWord{{"no", 0}, {"yes", 1}, {"relative", 1}, {"absolute", 2}}, OOMScoreAdjNo, Modifiable,
 			"set the kernel's out-of-memory score from oom-score-adj-values"),
 		c.oomScoreParam(),
-		yesNo(&o.DisableTHP, "disable-thp", true, Immutable, "turn transparent huge pages off for this process"),
+		yesNo(&o.DisableTHP, "disable-thp", true, Immutable, "turn transparent huge pages off for this process, where they are on for all"),
 		text(&o.ServerCPUList, "server_cpulist", "", orUnset, Immutable, "CPUs of the main thread").noEffect(goThreads),
 		text(&o.BioCPUList, "bio_cpulist", "", orUnset, Immutable, "CPUs of background threads").noEffect(goThreads),
 		text(&o.AOFRewriteCPUList, "aof_rewrite_cpulist", "", orUnset, Immutable, "CPUs of the rewriting child").noEffect(goThreads),
@@ -215,7 +215,8 @@ func (c *Config) generalTable() []*Param {
 		c.percentilesParam(),
 		c.notifyParam(),
 		integer(&o.BusyReplyThreshold, "busy-reply-threshold", 0, maxLong, 5000, Modifiable,
-			"milliseconds after which clients get BUSY while a script runs").also("lua-time-limit"),
+			"milliseconds after which clients get BUSY while a script runs").also("lua-time-limit").
+			noEffect("there are no scripts yet, and no other command runs for long"),
 		integer(&o.WatchdogPeriod, "watchdog-period", 0, maxInt, 0, Hidden, "milliseconds of a watchdog").noEffect(debugging),
 		yesNo(&o.UseExitOnPanic, "use-exit-on-panic", false, Hidden, "exit instead of abort").noEffect(debugging),
 	}
@@ -235,15 +236,16 @@ type SecurityOptions struct {
 }
 
 func (c *Config) securityTable() []*Param {
+	const oneUser = "there is one user, default, who may do everything"
 	action := words("no", "yes", "local")
 	o := &c.SecurityOptions
 	return []*Param{
 		yesNo(&o.ProtectedMode, "protected-mode", true, Modifiable, "without a password, accept loopback connections only"),
 		binary(&o.RequirePass, "requirepass", Modifiable|Sensitive, "password of the default user; empty asks for none"),
 		text(&o.ACLFile, "aclfile", "", mayBeEmpty, Immutable, "file of users, instead of user lines"),
-		number(&o.ACLLogMaxLen, "acllog-max-len", numeric{hi: maxLong}, 128, Modifiable, "entries kept in ACL LOG"),
+		number(&o.ACLLogMaxLen, "acllog-max-len", numeric{hi: maxLong}, 128, Modifiable, "entries kept in ACL LOG").noEffect(oneUser),
 		enum(&o.ACLPubsubDefault, "acl-pubsub-default", words("allchannels", "resetchannels"), PubsubResetChannels, Modifiable,
-			"channels that a new user may use"),
+			"channels that a new user may use").noEffect(oneUser),
 		enum(&o.EnableProtectedConfigs, "enable-protected-configs", action, ProtectedNo, Immutable, "who may set protected parameters at run time"),
 		enum(&o.EnableDebugCommand, "enable-debug-command", action, ProtectedNo, Immutable, "who may use DEBUG"),
 		enum(&o.EnableModuleCommand, "enable-module-command", action, ProtectedNo, Immutable, "who may use MODULE").
@@ -284,7 +286,6 @@ var maxMemoryPolicyNames = words("volatile-lru", "volatile-lfu", "volatile-rando
 	"allkeys-lru", "allkeys-lfu", "allkeys-random", "noeviction")
 
 func (c *Config) memoryTable() []*Param {
-	const freeing = "freeing a key takes bounded time here, so there is nothing to put off"
 	o := &c.MemoryOptions
 	return []*Param{
 		memory(&o.MaxMemory, "maxmemory", 0, maxU64, 0, Modifiable, "bytes at which keys are evicted or writes refused; 0 is no limit"),
@@ -296,37 +297,31 @@ func (c *Config) memoryTable() []*Param {
 		integer(&o.LFULogFactor, "lfu-log-factor", 0, maxInt, 10, Modifiable, "how slowly the access counter of LFU grows"),
 		integer(&o.LFUDecayTime, "lfu-decay-time", 0, maxInt, 1, Modifiable, "minutes after which the access counter of LFU falls by one"),
 		integer(&o.ActiveExpireEffort, "active-expire-effort", 1, 10, 1, Modifiable, "how hard expired keys are looked for"),
-		yesNo(&o.LazyfreeLazyEviction, "lazyfree-lazy-eviction", false, Modifiable, "free evicted values later").noEffect(freeing),
-		yesNo(&o.LazyfreeLazyExpire, "lazyfree-lazy-expire", false, Modifiable, "free expired values later").noEffect(freeing),
-		yesNo(&o.LazyfreeLazyServerDel, "lazyfree-lazy-server-del", false, Modifiable, "free overwritten values later").noEffect(freeing),
-		yesNo(&o.LazyfreeLazyUserDel, "lazyfree-lazy-user-del", false, Modifiable, "let DEL act as UNLINK").noEffect(freeing),
-		yesNo(&o.LazyfreeLazyUserFlush, "lazyfree-lazy-user-flush", false, Modifiable, "let FLUSHALL and FLUSHDB act as with ASYNC").noEffect(freeing),
+		yesNo(&o.LazyfreeLazyEviction, "lazyfree-lazy-eviction", false, Modifiable, "free evicted values later"),
+		yesNo(&o.LazyfreeLazyExpire, "lazyfree-lazy-expire", false, Modifiable, "free expired values later"),
+		yesNo(&o.LazyfreeLazyServerDel, "lazyfree-lazy-server-del", false, Modifiable, "free overwritten values later"),
+		yesNo(&o.LazyfreeLazyUserDel, "lazyfree-lazy-user-del", false, Modifiable, "let DEL act as UNLINK"),
+		yesNo(&o.LazyfreeLazyUserFlush, "lazyfree-lazy-user-flush", false, Modifiable, "let FLUSHALL and FLUSHDB act as with ASYNC"),
 		yesNo(&o.ActiveRehashing, "activerehashing", true, Modifiable, "rehash in idle time").
 			noEffect("the index grows in small segments and never rehashes as a whole"),
 		yesNo(&o.JemallocBgThread, "jemalloc-bg-thread", true, Modifiable, "let jemalloc purge in a thread").noEffect("jemalloc is not used"),
-		count(&o.TrackingTableMaxKeys, "tracking-table-max-keys", 0, maxLong, 1000000, Modifiable, "keys remembered for client-side caching"),
+		count(&o.TrackingTableMaxKeys, "tracking-table-max-keys", 0, maxLong, 1000000, Modifiable, "keys remembered for client-side caching").
+			noEffect("client-side caching (CLIENT TRACKING) is not offered"),
 	}
 }
 
 func (c *Config) defragTable() []*Param {
-	const slabs = "values lie in slabs of fixed size classes, which do not fragment that way"
 	o := &c.MemoryOptions
-	defrag := yesNo(&o.ActiveDefrag, "activedefrag", false, Modifiable, "move values to fill holes in memory").valid(func() error {
-		if o.ActiveDefrag {
-			return valueError("Active defragmentation cannot be enabled: it requires a Redis server compiled with a modified Jemalloc " +
-				"like the one shipped by default with the Redis source distribution")
-		}
-		return nil
-	})
 	return []*Param{
-		defrag.noEffect(slabs),
-		memory(&o.ActiveDefragIgnoreBytes, "active-defrag-ignore-bytes", 1, maxLong, 100<<20, Modifiable, "waste that is left alone").noEffect(slabs),
-		integer(&o.ActiveDefragThresholdLow, "active-defrag-threshold-lower", 0, 1000, 10, Modifiable, "waste in percent at which to begin").noEffect(slabs),
-		integer(&o.ActiveDefragThresholdHigh, "active-defrag-threshold-upper", 0, 1000, 100, Modifiable, "waste in percent at which to try hardest").noEffect(slabs),
-		integer(&o.ActiveDefragCycleMin, "active-defrag-cycle-min", 1, 99, 1, Modifiable, "least effort in percent of CPU").noEffect(slabs),
-		integer(&o.ActiveDefragCycleMax, "active-defrag-cycle-max", 1, 99, 25, Modifiable, "most effort in percent of CPU").noEffect(slabs),
+		yesNo(&o.ActiveDefrag, "activedefrag", false, Modifiable, "move keys out of sparse memory, so that it can be used anew or given back"),
+		memory(&o.ActiveDefragIgnoreBytes, "active-defrag-ignore-bytes", 1, maxLong, 100<<20, Modifiable, "waste that is left alone"),
+		integer(&o.ActiveDefragThresholdLow, "active-defrag-threshold-lower", 0, 1000, 10, Modifiable, "waste in percent at which to begin"),
+		integer(&o.ActiveDefragThresholdHigh, "active-defrag-threshold-upper", 0, 1000, 100, Modifiable, "waste in percent at which to try hardest"),
+		integer(&o.ActiveDefragCycleMin, "active-defrag-cycle-min", 1, 99, 1, Modifiable, "least effort in percent of CPU"),
+		integer(&o.ActiveDefragCycleMax, "active-defrag-cycle-max", 1, 99, 25, Modifiable, "most effort in percent of CPU"),
 		number(&o.ActiveDefragMaxScanFields, "active-defrag-max-scan-fields", numeric{lo: 1, hi: maxLong}, 1000, Modifiable,
-			"fields of a collection handled at once").noEffect(slabs),
+			"fields of a collection handled at once").
+			noEffect("a collection is moved as a whole or, when it is large, stays"),
 	}
 }
 
@@ -369,8 +364,8 @@ func (c *Config) persistenceTable() []*Param {
 		yesNo(&o.RDBDelSyncFiles, "rdb-del-sync-files", false, Modifiable, "remove snapshots made for replication if nothing else needs them"),
 		yesNo(&o.RDBSaveIncrementalFsync, "rdb-save-incremental-fsync", true, Modifiable, "sync a snapshot while it is written"),
 		yesNo(&o.StopWritesOnBgsaveError, "stop-writes-on-bgsave-error", true, Modifiable, "refuse writes while the last snapshot failed"),
-		integer(&o.RDBKeySaveDelay, "rdb-key-save-delay", minInt, maxInt, 0, Hidden, "slow snapshots down, for tests"),
-		integer(&o.KeyLoadDelay, "key-load-delay", minInt, maxInt, 0, Hidden, "slow loading down, for tests"),
+		integer(&o.RDBKeySaveDelay, "rdb-key-save-delay", minInt, maxInt, 0, Hidden, "microseconds that a snapshot waits per key, for tests; -N waits one per N keys"),
+		integer(&o.KeyLoadDelay, "key-load-delay", minInt, maxInt, 0, Hidden, "microseconds that loading waits per key, for tests; -N waits one per N keys"),
 		integer(&o.LoadingProcessEventsBytes, "loading-process-events-interval-bytes", 1024, maxInt, 2<<20, Hidden, "bytes loaded between two looks at clients").
 			noEffect("clients are answered by other threads while data loads"),
 	}
@@ -402,7 +397,7 @@ func (c *Config) aofTable() []*Param {
 		enum(&o.PropagationErrorBehavior, "propagation-error-behavior", words("ignore", "panic", "panic-on-replicas"), PropagationIgnore, Modifiable,
 			"what a replicated or replayed command that fails causes"),
 		yesNo(&o.ReplicaIgnoreDiskWriteError, "replica-ignore-disk-write-errors", false, Modifiable,
-			"let a replica go on when its journal cannot be written"),
+			"let a replica go on when it cannot store what its master sends; with no it ends"),
 	}
 }
 
@@ -439,7 +434,7 @@ func (c *Config) replicationTable() []*Param {
 		binary(&o.MasterAuth, "masterauth", Modifiable|Sensitive, "password shown to the master"),
 		text(&o.MasterUser, "masteruser", "", orUnset, Modifiable|Sensitive, "user that a replica is at its master"),
 		signedMemory(&o.ReplBacklogSize, "repl-backlog-size", 1, maxLong, 1<<20, Modifiable, "stream kept for replicas that return, if there is no journal to keep it"),
-		integer(&o.ReplBacklogTTL, "repl-backlog-ttl", 0, maxLong, 3600, Modifiable, "seconds without replicas after which the backlog goes; 0 never"),
+		integer(&o.ReplBacklogTTL, "repl-backlog-ttl", 0, maxLong, 3600, Modifiable, "seconds without replicas after which a backlog in memory goes; 0 never. A journal on disk is the backlog by itself and stays"),
 		integer(&o.ReplTimeout, "repl-timeout", 1, maxInt, 60, Modifiable, "seconds of silence after which a replication link is given up"),
 		integer(&o.ReplPingReplicaPeriod, "repl-ping-replica-period", 1, maxInt, 10, Modifiable, "seconds between a master's pings").also("repl-ping-slave-period"),
 		yesNo(&o.ReplDisableTCPNodelay, "repl-disable-tcp-nodelay", false, Modifiable, "send to replicas in fewer, later packets"),
@@ -458,8 +453,7 @@ func (c *Config) replicaTable() []*Param {
 	return []*Param{
 		yesNo(&o.ReplicaServeStaleData, "replica-serve-stale-data", true, Modifiable, "answer while the link to the master is down").also("slave-serve-stale-data"),
 		yesNo(&o.ReplicaReadOnly, "replica-read-only", true, Modifiable, "refuse writes of clients on a replica").also("slave-read-only"),
-		yesNo(&o.ReplicaLazyFlush, "replica-lazy-flush", false, Modifiable, "free the old data set of a replica in the background").also("slave-lazy-flush").
-			noEffect("the old data set is dropped as a whole"),
+		yesNo(&o.ReplicaLazyFlush, "replica-lazy-flush", false, Modifiable, "free the old data set of a replica in the background").also("slave-lazy-flush"),
 		yesNo(&o.ReplicaIgnoreMaxMemory, "replica-ignore-maxmemory", true, Modifiable, "leave eviction to the master").also("slave-ignore-maxmemory"),
 		integer(&o.ReplicaPriority, "replica-priority", 0, maxInt, 100, Modifiable, "rank for promotion by Sentinel, lowest first; 0 is never promoted").also("slave-priority"),
 		yesNo(&o.ReplicaAnnounced, "replica-announced", true, Modifiable, "let Sentinel tell clients about this replica"),
@@ -530,6 +524,7 @@ type EncodingOptions struct {
 }
 
 func (c *Config) encodingTable() []*Param {
+	const streams = "the commands of streams are not built yet"
 	o := &c.EncodingOptions
 	return []*Param{
 		count(&o.HashMaxListpackEntries, "hash-max-listpack-entries", 0, maxLong, 512, Modifiable, "fields up to which a hash is compact").also("hash-max-ziplist-entries"),
@@ -540,9 +535,9 @@ func (c *Config) encodingTable() []*Param {
 		count(&o.SetMaxIntsetEntries, "set-max-intset-entries", 0, maxLong, 512, Modifiable, "members up to which a set of integers is compact"),
 		count(&o.ZSetMaxListpackEntries, "zset-max-listpack-entries", 0, maxLong, 128, Modifiable, "members up to which a sorted set is compact").also("zset-max-ziplist-entries"),
 		memory(&o.ZSetMaxListpackValue, "zset-max-listpack-value", 0, maxLong, 64, Modifiable, "length of a member up to which a sorted set is compact").also("zset-max-ziplist-value"),
-		memory(&o.HLLSparseMaxBytes, "hll-sparse-max-bytes", 0, maxLong, 3000, Modifiable, "bytes up to which a HyperLogLog is sparse"),
-		memory(&o.StreamNodeMaxBytes, "stream-node-max-bytes", 0, maxLong, 4096, Modifiable, "bytes per stream node; 0 is no limit"),
-		integer(&o.StreamNodeMaxEntries, "stream-node-max-entries", 0, maxLong, 100, Modifiable, "entries per stream node; 0 is no limit"),
+		memory(&o.HLLSparseMaxBytes, "hll-sparse-max-bytes", 0, maxLong, 3000, Modifiable, "bytes up to which a HyperLogLog is sparse").noEffect("the commands of HyperLogLogs are not built yet"),
+		memory(&o.StreamNodeMaxBytes, "stream-node-max-bytes", 0, maxLong, 4096, Modifiable, "bytes per stream node; 0 is no limit").noEffect(streams),
+		integer(&o.StreamNodeMaxEntries, "stream-node-max-entries", 0, maxLong, 100, Modifiable, "entries per stream node; 0 is no limit").noEffect(streams),
 	}
 }
 
@@ -554,16 +549,52 @@ type OwnOptions struct {
 	JournalRetainTime   int64  // seconds
 	JournalSegmentSize  uint64 // bytes
 	ReplicaLineageGuard bool
+	ArrayOptions
 }
 
 func (c *Config) ownTable() []*Param {
 	o := &c.OwnOptions
-	return []*Param{
+	return append([]*Param{
 		integer(&o.IOLoops, "io-loops", 0, 128, 0, Immutable|Own, "event loops that serve connections; 0 chooses"),
 		enum(&o.LogFormat, "log-format", words("legacy", "logfmt", "json"), LogFormatLegacy, Own, "form of log lines; legacy is that of Redis"),
 		memory(&o.JournalRetainSize, "journal-retain-size", 0, maxLong, 0, Own, "journal kept for replicas that return, at least; 0 is the window of Redis"),
 		integer(&o.JournalRetainTime, "journal-retain-time", 0, maxLong, 0, Own, "seconds that journal is kept for replicas that return, at least; 0 is the window of Redis"),
 		memory(&o.JournalSegmentSize, "journal-segment-size", 4096, 1<<40, 64<<20, Own, "size of a journal file; a change takes effect with the next one"),
 		yesNo(&o.ReplicaLineageGuard, "replica-lineage-guard", true, Own, "refuse a master that offers a history that is neither ours nor continues it"),
+	}, c.arrayTable()...)
+}
+
+// ArrayOptions put the journal and its checkpoints on an array of disks.
+type ArrayOptions struct {
+	ArrayLevel         ArrayLevel
+	ArrayMembers       []string // directories; a relative one is below Dir
+	ArraySpares        []string
+	ArrayChunk         uint64 // bytes, a power of two
+	ArrayScrubInterval int64  // seconds; 0 is never
+	ArrayScrubRate     int64  // bytes per second; 0 is without bound
+	ArrayRebuildRate   int64  // bytes per second; 0 is without bound
+	ArraySpareAfter    int64  // seconds
+}
+
+func (c *Config) arrayTable() []*Param {
+	o := &c.ArrayOptions
+	return []*Param{
+		enum(&o.ArrayLevel, "array-level", arrayLevels, ArrayNone, Immutable|Own,
+			"RAID level of the disk array that holds the journal and its checkpoints; it is made at the first start. With none they are in dir"),
+		directories(&o.ArrayMembers, "array-members", "2 to 32 directories, at least 3 for levels 4 and 5, 4 for level 6",
+			"member directories of the array, each meant to be the mount of a disk of its own"),
+		directories(&o.ArraySpares, "array-spares", "up to 32 directories",
+			"empty directories that step in for members that fail"),
+		memory(&o.ArrayChunk, "array-chunk", 512, 4<<20, 64<<10, Immutable|Own, "bytes that lie in one piece on one member; counts when the array is made").
+			valid(func() error {
+				if o.ArrayChunk&(o.ArrayChunk-1) != 0 {
+					return valueError("argument must be a power of two")
+				}
+				return nil
+			}),
+		integer(&o.ArrayScrubInterval, "array-scrub-interval", 0, maxInt, 7*24*3600, Immutable|Own, "seconds from one reading of everything on the array to the next; 0 never"),
+		signedMemory(&o.ArrayScrubRate, "array-scrub-rate", 0, maxLong, 64<<20, Immutable|Own, "bytes per second that a scrub reads from the members; 0 without bound"),
+		signedMemory(&o.ArrayRebuildRate, "array-rebuild-rate", 0, maxLong, 64<<20, Immutable|Own, "bytes per second that a rebuild reads from the members; 0 without bound"),
+		integer(&o.ArraySpareAfter, "array-spare-after", 0, maxInt, 300, Immutable|Own, "seconds that a spare waits for a member that is missing; one that failed is replaced at once"),
 	}
 }

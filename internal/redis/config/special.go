@@ -463,3 +463,66 @@ func (c *Config) replicaOfParam() *Param {
 	}
 	return p
 }
+
+// maxArrayWidth is how many members an array has at most.
+const maxArrayWidth = 32
+
+// directories is a list of directories, given as several arguments.
+func directories(v *[]string, name, values, doc string) *Param {
+	p := special(name, Immutable|MultiArg|Own, "", values, doc)
+	p.get = func() string { return strings.Join(*v, " ") }
+	p.set = func(args []string) (bool, error) {
+		if len(args) == 1 && args[0] == "" {
+			args = nil
+		}
+		if len(args) > maxArrayWidth {
+			return false, valueError(fmt.Sprintf("more than %d directories", maxArrayWidth))
+		}
+		list := make([]string, len(args))
+		for i, a := range args {
+			list[i] = cString(a)
+			if list[i] == "" {
+				return false, valueError("a directory has no name")
+			}
+			for _, other := range list[:i] {
+				if filepath.Clean(other) == filepath.Clean(list[i]) {
+					return false, valueError("the directory " + list[i] + " is named twice")
+				}
+			}
+		}
+		*v = list
+		return true, nil
+	}
+	p.setAway = func() bool { return len(*v) > 0 }
+	p.rewrite = func(r *rewriter, name string) {
+		if len(*v) == 0 {
+			r.processed(name)
+			return
+		}
+		r.line(name, joinDirective(name, *v), true)
+	}
+	return p
+}
+
+// checkArray judges the directives of the array together.
+func (c *Config) checkArray() error {
+	o := &c.ArrayOptions
+	n := len(o.ArrayMembers)
+	if o.ArrayLevel == ArrayNone {
+		if n > 0 || len(o.ArraySpares) > 0 {
+			return valueError("array-members and array-spares need an array-level")
+		}
+		return nil
+	}
+	if least := o.ArrayLevel.MinMembers(); n < least {
+		return valueError(fmt.Sprintf("array-level %d needs at least %d directories in array-members, %d are given", o.ArrayLevel, least, n))
+	}
+	for _, spare := range o.ArraySpares {
+		for _, member := range o.ArrayMembers {
+			if filepath.Clean(c.path(spare)) == filepath.Clean(c.path(member)) {
+				return valueError("the directory " + spare + " is in array-members and in array-spares")
+			}
+		}
+	}
+	return nil
+}

@@ -31,6 +31,27 @@ const (
 	LogFormatJSON
 )
 
+// ArrayLevel is the RAID level of the disk array; its value is the level's
+// number.
+type ArrayLevel int
+
+// ArrayNone is the value of array-level without an array.
+const ArrayNone ArrayLevel = -1
+
+// arrayLevels are the words of array-level.
+var arrayLevels = []enumWord{{"none", int(ArrayNone)}, {"0", 0}, {"1", 1}, {"4", 4}, {"5", 5}, {"6", 6}}
+
+// MinMembers is the least number of members of the level.
+func (l ArrayLevel) MinMembers() int {
+	switch l {
+	case 4, 5:
+		return 3
+	case 6:
+		return 4
+	}
+	return 2
+}
+
 // MaxMemoryPolicy says which keys go when maxmemory is reached.
 type MaxMemoryPolicy int
 

@@ -3,14 +3,15 @@ package glob
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
+
+	"holdfast/test/proc"
 )
 
 func TestMatchFollowsRedisPatternLanguage(t *testing.T) {
@@ -183,39 +184,20 @@ func TestMatchAgainstGenuineRedis(t *testing.T) {
 
 func startRedis(t *testing.T) net.Conn {
 	t.Helper()
-	bin, err := exec.LookPath("redis-server")
+	p, err := proc.StartGenuine(t.TempDir())
+	if errors.Is(err, proc.ErrNotInstalled) {
+		t.Skip(err)
+	}
 	if err != nil {
-		t.Skip("redis-server is not installed")
+		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	t.Cleanup(p.Kill)
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.Spec.Port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(addr)
-	cmd := exec.Command(bin, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			t.Cleanup(func() { _ = conn.Close() })
-			return conn
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("redis-server did not listen on %s: %v", addr, err)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 func readReply(t *testing.T, r *bufio.Reader) []string {

@@ -9,9 +9,14 @@ import (
 	"testing"
 )
 
+// benchBySlot makes the benchmarks use keyspaces of cluster mode:
+//
+//	KEYSPACE_BY_SLOT=1 go test -bench . ./internal/redis/keyspace
+var benchBySlot = os.Getenv("KEYSPACE_BY_SLOT") != ""
+
 func benchKeyspace(b testing.TB) *Keyspace {
 	b.Helper()
-	ks, err := New(Options{})
+	ks, err := New(Options{BySlot: benchBySlot})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,11 +2,11 @@ package keyspace
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net"
-	"os/exec"
 	"slices"
 	"strconv"
 	"testing"
@@ -15,52 +15,25 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"holdfast/internal/redis/rdb"
+	"holdfast/test/proc"
 )
 
 // startGenuine runs the genuine server with the limits of newCollSpace, or
 // skips the test where none is installed.
 func startGenuine(t *testing.T) *redis.Client {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Skip("redis-server is not installed")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	var out bytes.Buffer
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", "", "--rdbcompression", "no",
+	p, err := proc.StartGenuine(t.TempDir(), "--rdbcompression", "no",
 		"--hash-max-listpack-entries", "16", "--hash-max-listpack-value", "24", "--set-max-intset-entries", "16",
 		"--zset-max-listpack-entries", "16", "--zset-max-listpack-value", "24")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
+	if errors.Is(err, proc.ErrNotInstalled) {
+		t.Skip(err)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	c := redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, DisableIdentity: true})
-	t.Cleanup(func() {
-		_ = c.Close()
-		_ = cmd.Process.Kill()
-		<-exited
-	})
-	for deadline := time.Now().Add(20 * time.Second); c.Ping(t.Context()).Err() != nil; {
-		select {
-		case <-exited:
-			t.Fatalf("redis-server ended:\n%s", out.String())
-		case <-time.After(10 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("redis-server does not answer:\n%s", out.String())
-		}
-	}
+	t.Cleanup(p.Kill)
+	c := redis.NewClient(&redis.Options{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Spec.Port)), Protocol: 2, DisableIdentity: true, ReadTimeout: 20 * time.Second})
+	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
 

@@ -18,6 +18,7 @@ type Options struct {
 	Databases int     // number of databases; 0 means 16
 	Limits    *Limits // nil means DefaultLimits(); kept, not copied
 	Reserve   int64   // bytes of address space for the arena; 0 means as NewArena does
+	BySlot    bool    // database 0 knows the keys of each hash slot: cluster mode
 }
 
 // Limits decide when small forms of collections become large ones, and how
@@ -71,13 +72,15 @@ type Keyspace struct {
 	trash  trashQueue
 	defrag defragState
 	coll   collScratch
+
+	bySlot bool
 }
 
 // DB is one database.
 type DB struct {
 	ks       *Keyspace
 	index    int
-	keys     Index
+	keys     table
 	volatile Index // the entries that expire
 
 	expireCursor uint64
@@ -93,7 +96,7 @@ func New(o Options) (*Keyspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	ks := &Keyspace{arena: a, seed: maphash.MakeSeed(), limits: o.Limits, rnd: rand.Uint64() | 1}
+	ks := &Keyspace{arena: a, seed: maphash.MakeSeed(), limits: o.Limits, rnd: rand.Uint64() | 1, bySlot: o.BySlot}
 	if ks.limits == nil {
 		ks.limits = DefaultLimits()
 	}
@@ -120,8 +123,12 @@ func (ks *Keyspace) Close() error {
 
 // reset makes db empty without freeing what it held.
 func (db *DB) reset() {
-	db.keys.init(db.ks.arena, db.ks.seed, blockEntry)
+	slots := db.ks.bySlot && db.index == 0
+	db.keys.init(db.ks.arena, db.ks.seed, slots)
 	db.volatile.init(db.ks.arena, db.ks.seed, blockEntry)
+	if slots {
+		db.volatile.hashing = hashApart
+	}
 	db.expireCursor, db.avgTTL = 0, 0
 	db.origin = nil
 }
@@ -158,7 +165,7 @@ func (ks *Keyspace) UsedMemory() int64 {
 func (db *DB) Index() int { return db.index }
 
 // Len returns the number of keys, expired ones that were not removed included.
-func (db *DB) Len() int { return db.keys.n }
+func (db *DB) Len() int { return db.keys.len() }
 
 // Volatile returns the number of keys with an expiry.
 func (db *DB) Volatile() int { return db.volatile.n }
@@ -166,8 +173,18 @@ func (db *DB) Volatile() int { return db.volatile.n }
 // Find returns the entry of key. It neither looks at the expiry nor counts as
 // an access.
 func (db *DB) Find(key []byte) (Ref, bool) {
-	off, ok := db.keys.Find(db.keys.Hash(key), key)
+	_, off, ok := db.find(key)
 	return Ref{db, off}, ok
+}
+
+// find returns the hash of key and where its entry is.
+func (db *DB) find(key []byte) (h uint64, off Off, ok bool) {
+	h = db.keys.top.Hash(key)
+	if db.keys.parts != nil {
+		return db.keys.findBySlot(h, key)
+	}
+	off, ok = db.keys.top.Find(h, key)
+	return h, off, ok
 }
 
 // save must be called before the entry e is changed or removed: the running
@@ -189,8 +206,7 @@ func (db *DB) beforeWrite(r Ref) {
 // Delete removes key and reports whether it was there. With lazy, a large
 // collection is freed later, by FreeStep.
 func (db *DB) Delete(key []byte, lazy bool) bool {
-	h := db.keys.Hash(key)
-	off, ok := db.keys.Find(h, key)
+	h, off, ok := db.find(key)
 	if !ok {
 		return false
 	}
@@ -207,30 +223,30 @@ func (db *DB) Delete(key []byte, lazy bool) bool {
 
 // unlink takes e out of the indexes.
 func (db *DB) unlink(h uint64, e *entry) {
-	db.keys.Delete(h, e.off)
+	db.keys.remove(h, e.off)
 	if e.expires() {
-		db.volatile.Delete(h, e.off)
+		db.volatile.Delete(db.keys.volatileHash(h), e.off)
 	}
 }
 
 // link puts the new entry e into the indexes.
 func (db *DB) link(h uint64, e *entry) {
-	db.keys.Insert(h, e.off)
+	db.keys.insert(h, e.off)
 	if e.expires() {
-		db.volatile.Insert(h, e.off)
+		db.volatile.Insert(db.keys.volatileHash(h), e.off)
 	}
 }
 
 // relink makes the indexes point to now instead of old, which has the same key.
 func (db *DB) relink(h uint64, old, now *entry) {
-	db.keys.Replace(h, old.off, now.off)
+	db.keys.replace(h, old.off, now.off)
 	switch {
 	case old.expires() && now.expires():
-		db.volatile.Replace(h, old.off, now.off)
+		db.volatile.Replace(db.keys.volatileHash(h), old.off, now.off)
 	case old.expires():
-		db.volatile.Delete(h, old.off)
+		db.volatile.Delete(db.keys.volatileHash(h), old.off)
 	case now.expires():
-		db.volatile.Insert(h, now.off)
+		db.volatile.Insert(db.keys.volatileHash(h), now.off)
 	}
 }
 
@@ -262,7 +278,7 @@ func (db *DB) fits(e *entry, n int) bool {
 // move replaces e by now, which has the same key, in the indexes, and frees it.
 func (db *DB) move(e, now *entry) {
 	a := db.ks.arena
-	db.relink(db.keys.Hash(a.keyOf(now)), e, now)
+	db.relink(db.keys.hash(a.keyOf(now)), e, now)
 	a.Free(e.off, e.size())
 }
 
@@ -288,8 +304,7 @@ func (db *DB) Move(key []byte, dst *DB) {
 }
 
 func (db *DB) transfer(from []byte, dst *DB, to []byte) {
-	h := db.keys.Hash(from)
-	off, ok := db.keys.Find(h, from)
+	h, off, ok := db.find(from)
 	if !ok {
 		return
 	}
@@ -304,7 +319,7 @@ func (db *DB) transfer(from []byte, dst *DB, to []byte) {
 	to = a.keyOf(&now)
 	a.Free(off, e.size())
 	dst.Delete(to, false)
-	dst.link(dst.keys.Hash(to), &now)
+	dst.link(dst.keys.hash(to), &now)
 }
 
 func (a *Arena) setParity(e *entry, p uint8) {
@@ -315,7 +330,7 @@ func (a *Arena) setParity(e *entry, p uint8) {
 // Copy makes newKey of dst a deep copy of key, expiry included; what newKey held
 // is removed. It does nothing when key does not exist or would be its own copy.
 func (db *DB) Copy(key []byte, dst *DB, newKey []byte) {
-	off, ok := db.keys.Find(db.keys.Hash(key), key)
+	_, off, ok := db.find(key)
 	if !ok || db == dst && string(key) == string(newKey) {
 		return
 	}
@@ -330,12 +345,12 @@ func (db *DB) Copy(key []byte, dst *DB, newKey []byte) {
 	}
 	newKey = a.keyOf(&now)
 	dst.Delete(newKey, false)
-	dst.link(dst.keys.Hash(newKey), &now)
+	dst.link(dst.keys.hash(newKey), &now)
 }
 
 // Random returns a random entry; false when there is none.
 func (db *DB) Random(rng *rand.Rand) (Ref, bool) {
-	off, ok := db.keys.Random(rng)
+	off, ok := db.keys.random(rng)
 	return Ref{db, off}, ok
 }
 
@@ -344,13 +359,13 @@ func (db *DB) Random(rng *rand.Rand) (Ref, bool) {
 // visited, as Redis guarantees; any number is accepted as a cursor. fn must not change
 // the keyspace.
 func (db *DB) Scan(cursor uint64, count int, fn func(Ref)) uint64 {
-	return db.keys.Scan(cursor, count, func(off Off) { fn(Ref{db, off}) })
+	return db.keys.scan(cursor, count, func(off Off) { fn(Ref{db, off}) })
 }
 
 // Each calls fn for every entry until it returns false. fn must not change the
 // keyspace.
 func (db *DB) Each(fn func(Ref) bool) {
-	db.keys.Each(func(off Off) bool { return fn(Ref{db, off}) })
+	db.keys.each(func(off Off) bool { return fn(Ref{db, off}) })
 }
 
 // check panics unless the indexes of db agree with its entries. For tests.
@@ -359,12 +374,12 @@ func (db *DB) check() {
 	db.Each(func(r Ref) bool {
 		e := db.ks.arena.entry(r.off)
 		key := db.ks.arena.keyOf(&e)
-		h := db.keys.Hash(key)
-		off, ok := db.keys.Find(h, key)
+		h := db.keys.hash(key)
+		off, ok := db.keys.find(h, key)
 		invariant.Check(ok && off == r.off, "key %q stands at %#x, found at %#x", key, r.off, off)
 		if e.expires() {
 			volatile++
-			off, ok = db.volatile.Find(h, key)
+			off, ok = db.volatile.Find(db.keys.volatileHash(h), key)
 			invariant.Check(ok && off == r.off, "key %q stands at %#x, volatile at %#x", key, r.off, off)
 		}
 		invariant.Check(db.ks.snap != nil || e.parity() == db.ks.parity, "key %q has the parity of a snapshot", key)

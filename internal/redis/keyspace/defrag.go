@@ -24,37 +24,46 @@ func (ks *Keyspace) MappedMemory() int64 {
 }
 
 // Defrag looks at about budget keys and moves those that stand in sparse slabs.
-// It returns how many it moved; done means that a walk over all keys has ended, or that
-// there is nothing to gain. Refs are not valid afterwards.
-func (ks *Keyspace) Defrag(budget int) (moved int, done bool) {
+// It returns how many it moved of how many it has seen; done means that a walk over all
+// keys has ended, or that there is nothing to gain. Refs are not valid afterwards.
+func (ks *Keyspace) Defrag(budget int) (moved, seen int, done bool) {
 	d := &ks.defrag
 	if !d.active {
 		if ks.arena.beginEvacuation() == 0 {
-			return 0, true
+			return 0, 0, true
 		}
 		*d = defragState{active: true, offs: d.offs}
 	}
 	for d.db < len(ks.dbs) {
 		if budget <= 0 {
-			return moved, false
+			return moved, seen, false
 		}
 		n := min(budget, 256)
 		budget -= n
-		moved += ks.defragStep(ks.dbs[d.db], n)
+		m, v := ks.defragStep(ks.dbs[d.db], n)
+		moved, seen = moved+m, seen+v
 		if d.cursor == 0 {
 			d.db++
 		}
 	}
-	ks.arena.endEvacuation()
-	d.active = false
-	return moved, true
+	ks.EndDefrag()
+	return moved, seen, true
+}
+
+// EndDefrag breaks off a walk that Defrag has begun; the next one begins anew.
+func (ks *Keyspace) EndDefrag() {
+	if ks.defrag.active {
+		ks.arena.endEvacuation()
+		ks.defrag.active = false
+	}
 }
 
 // defragStep looks at about n keys from the cursor on.
-func (ks *Keyspace) defragStep(db *DB, n int) (moved int) {
+func (ks *Keyspace) defragStep(db *DB, n int) (moved, seen int) {
 	d, a := &ks.defrag, ks.arena
 	d.offs = d.offs[:0]
-	d.cursor = db.keys.Scan(d.cursor, n, func(off Off) {
+	d.cursor = db.keys.scan(d.cursor, n, func(off Off) {
+		seen++
 		e := a.entry(off)
 		if a.evacuating(off, e.size()) {
 			d.offs = append(d.offs, off)
@@ -68,7 +77,7 @@ func (ks *Keyspace) defragStep(db *DB, n int) (moved int) {
 		now := a.entry(to)
 		db.move(&e, &now)
 	}
-	return len(d.offs)
+	return len(d.offs), seen
 }
 
 // beginEvacuation takes the slabs that are less than half full out of use for

@@ -34,7 +34,7 @@ func TestDefragEmptiesSparseSlabs(t *testing.T) {
 	moved, steps := 0, 0
 	for done := false; !done; steps++ {
 		var m int
-		m, done = ks.Defrag(500)
+		m, _, done = ks.Defrag(500)
 		moved += m
 		s.Step(100)
 		if m > 1000 {
@@ -70,7 +70,7 @@ func TestDefragUnderChanges(t *testing.T) {
 			ks.DB(i).check()
 		}
 		for {
-			if _, done := ks.Defrag(1000); done {
+			if _, _, done := ks.Defrag(1000); done {
 				break
 			}
 		}

@@ -102,9 +102,10 @@ func (r Ref) SetFreq(f uint8) {
 // SampleEvict calls fn for up to n entries that stand together at a random
 // place, all or only those that expire. fn must not change the keyspace.
 func (db *DB) SampleEvict(volatileOnly bool, n int, rng *rand.Rand, fn func(Ref)) {
-	x := &db.keys
+	visit := func(off Off) { fn(Ref{db, off}) }
 	if volatileOnly {
-		x = &db.volatile
+		db.volatile.sample(rng, n, visit)
+	} else {
+		db.keys.sample(rng, n, visit)
 	}
-	x.sample(rng, n, func(off Off) { fn(Ref{db, off}) })
 }

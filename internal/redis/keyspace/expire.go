@@ -4,8 +4,7 @@ package keyspace
 // does not exist.
 func (db *DB) SetExpire(key []byte, atMs int64) {
 	atMs = max(atMs, 0)
-	h := db.keys.Hash(key)
-	off, ok := db.keys.Find(h, key)
+	h, off, ok := db.find(key)
 	if !ok {
 		return
 	}
@@ -21,8 +20,7 @@ func (db *DB) SetExpire(key []byte, atMs int64) {
 
 // Persist removes the expiry of key and reports whether it had one.
 func (db *DB) Persist(key []byte) bool {
-	h := db.keys.Hash(key)
-	off, ok := db.keys.Find(h, key)
+	h, off, ok := db.find(key)
 	if !ok {
 		return false
 	}

@@ -81,6 +81,7 @@ type Index struct {
 	deepest int32 // segments whose depth is the directory's
 	depth   uint8
 	kind    blockKind
+	hashing hashing
 
 	// While a large object is frozen: what is to be done before a segment of
 	// another epoch changes. saver is nil otherwise.
@@ -282,7 +283,7 @@ func (x *Index) Delete(h uint64, off Off) {
 	if x.n == 0 {
 		x.Free()
 	} else if s.count < mergeBelow {
-		x.shrink(h)
+		x.shrink(h, mergeMax)
 	}
 }
 
@@ -434,26 +435,27 @@ func (x *Index) leadingBit(v uint64, i uint8) uint64 {
 	if i >= leadFirst && i < leadFirst+leadBits {
 		return v >> (slotShift + leadBits - 1 - (i - leadFirst)) & 1
 	}
-	return x.Hash(x.keyAt(slotOff(v))) >> (63 - i) & 1
+	return x.rehash(slotOff(v)) >> (63 - i) & 1
 }
 
-// shrink joins the segment for h with its buddy, or makes an only segment
-// smaller, when that leaves room enough.
-func (x *Index) shrink(h uint64) {
+// shrink joins the segment for h with its buddy, and reports whether it did, if
+// both have not more than most entries; or it makes an only segment smaller, when
+// that leaves room enough.
+func (x *Index) shrink(h uint64, most uint16) bool {
 	id := x.at(h)
 	s := &x.segs[id]
 	if x.depth == 0 {
 		if s.log > minLog && int(s.count) < 1<<s.log/8 {
 			x.resize(s, max(s.log-2, minLog))
 		}
-		return
+		return false
 	}
 	n := 1 << (x.depth - s.depth)
 	at := int(h>>(64-x.depth)) &^ (n - 1)
 	buddy := x.dir[at^n]
 	t := &x.segs[buddy]
-	if t.depth != s.depth || s.count+t.count > mergeMax {
-		return
+	if t.depth != s.depth || s.count+t.count > most {
+		return false
 	}
 	x.save(s)
 	x.save(t)
@@ -480,6 +482,7 @@ func (x *Index) shrink(h uint64) {
 		x.compactSegs()
 	}
 	x.account(+1)
+	return true
 }
 
 // halveDir makes the directory one bit shorter; no segment needs that bit.

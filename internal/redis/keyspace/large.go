@@ -63,7 +63,7 @@ type largeObject interface {
 func (db *DB) newBlob(key []byte, t Type, f form, blob []byte) Ref {
 	e := db.ks.arena.newEntry(key, len(blob), uint8(t)|uint8(f)<<formShift|db.ks.parity, db.ks.newLRU(), -1)
 	copy(db.ks.arena.mem[e.val():], blob)
-	db.keys.Insert(db.keys.Hash(key), e.off)
+	db.keys.insert(db.keys.hash(key), e.off)
 	return Ref{db, e.off}
 }
 

@@ -7,7 +7,7 @@ const lazyMin = 64
 // trashQueue holds what is still to be freed.
 type trashQueue struct {
 	objects []largeObject
-	indexes []*Index // of entries that go with it
+	indexes []*table // of entries that go with it
 	arenas  []*Arena // everything in them goes
 
 	arenaBytes int64 // used in arenas
@@ -57,7 +57,7 @@ func (ks *Keyspace) Flush(db int, async bool) {
 // flush removes all keys of db. What a running snapshot has not seen becomes the
 // snapshot's, which frees it.
 func (db *DB) flush(async bool) {
-	if db.keys.n == 0 {
+	if db.keys.len() == 0 {
 		return
 	}
 	ks := db.ks
@@ -74,8 +74,8 @@ func (db *DB) flush(async bool) {
 	}
 }
 
-func (t *trashQueue) addIndex(x *Index) {
-	t.pending += x.n
+func (t *trashQueue) addIndex(x *table) {
+	t.pending += x.len()
 	t.indexes = append(t.indexes, x)
 }
 
@@ -87,7 +87,7 @@ func (ks *Keyspace) flushArena(async bool) {
 		if a, err := NewArena(int64(len(ks.arena.mem))); err == nil {
 			keys := 0
 			for _, db := range ks.dbs {
-				keys += db.keys.n
+				keys += db.keys.len()
 			}
 			t.arenas = append(t.arenas, ks.arena)
 			t.arenaBytes += ks.arena.Used()
@@ -112,7 +112,7 @@ func (ks *Keyspace) forgetAll() {
 	// What waited to be freed lay in the arena that is gone.
 	t := &ks.trash
 	for _, x := range t.indexes {
-		t.freed += int64(x.n)
+		t.freed += int64(x.len())
 	}
 	t.freed += int64(len(t.objects))
 	t.indexes, t.objects = nil, nil

@@ -32,7 +32,7 @@ func (db *DB) LoadBlob(key []byte, t Type, blob []byte, expireAt int64) (Ref, bo
 	ks := db.ks
 	e := ks.arena.newEntry(key, len(blob), uint8(t)|uint8(f)<<formShift|ks.parity, ks.newLRU(), expireAt)
 	copy(ks.arena.mem[e.val():], blob)
-	db.link(db.keys.Hash(key), &e)
+	db.link(db.keys.hash(key), &e)
 	return db.applyLimits(Ref{db, e.off}), true
 }
 

@@ -2,7 +2,7 @@ package keyspace
 
 // A cursor is a position in the order of hashes:
 //
-//	| leading hash bits: 32 | depth: 6 | home: 9 |
+//	| leading hash bits: 32, or 38 by slot | depth: 6 | home: 9 |
 //
 // It says that everything below the prefix (the first depth of the leading bits)
 // was visited, and within the prefix everything whose home bits are below home.
@@ -14,17 +14,24 @@ type cursor struct {
 	home   int
 }
 
-func parseCursor(c uint64) cursor {
-	d := uint8(min(c>>homeBits&63, maxDepth))
+// Bits of the prefix in a cursor: so many that it still is an exact number in
+// clients that know no integers.
+const (
+	plainPrefix = maxDepth
+	slotPrefix  = slotBits + 24
+)
+
+func parseCursor(c uint64, bits uint8) cursor {
+	d := min(uint8(c>>homeBits&63), bits)
 	return cursor{
-		prefix: c >> (homeBits + 6) & (1<<32 - 1) >> (32 - d),
+		prefix: c >> (homeBits + 6) & (1<<bits - 1) >> (bits - d),
 		depth:  d,
 		home:   int(c & (1<<homeBits - 1)),
 	}
 }
 
-func (c cursor) pack() uint64 {
-	return c.prefix<<(32-c.depth)<<(homeBits+6) | uint64(c.depth)<<homeBits | uint64(c.home)
+func (c cursor) pack(bits uint8) uint64 {
+	return c.prefix<<(bits-c.depth)<<(homeBits+6) | uint64(c.depth)<<homeBits | uint64(c.home)
 }
 
 // Scan visits the buckets from cursor on, calls fn for their blocks, and stops
@@ -36,7 +43,7 @@ func (x *Index) Scan(cur uint64, count int, fn func(off Off)) uint64 {
 		return 0
 	}
 	count = max(count, 1)
-	c := parseCursor(cur)
+	c := parseCursor(cur, plainPrefix)
 	if cur == 0 {
 		c.depth = x.segs[x.dir[0]].depth
 	}
@@ -49,7 +56,7 @@ func (x *Index) Scan(cur uint64, count int, fn func(off Off)) uint64 {
 		count -= emitted
 		buckets--
 	}
-	return c.pack()
+	return c.pack(plainPrefix)
 }
 
 // scanBucket visits one home bucket of the prefix of c, in all segments that

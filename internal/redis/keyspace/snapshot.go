@@ -60,7 +60,7 @@ type snapshotDB struct {
 	keys, expires int
 	selected      bool     // SelectDB was called once
 	db            *DB      // where its entries are now; nil if orphan is set
-	orphan        *Index   // its entries after a flush; the snapshot's to free
+	orphan        *table   // its entries after a flush; the snapshot's to free
 	cursor        uint64   // of the walk
 	walked        bool     // to the end
 	pending       chunkBuf // entries serialised by those who changed them
@@ -91,13 +91,13 @@ func (ks *Keyspace) BeginSnapshot(w SnapshotWriter) *Snapshot {
 	s := &Snapshot{ks: ks, w: w, frozen: make(map[largeObject]*frozenObject)}
 	s.enc.Compress = true
 	for i, db := range ks.dbs {
-		if db.keys.n == 0 {
+		if db.keys.len() == 0 {
 			continue
 		}
-		o := &snapshotDB{number: i, keys: db.keys.n, expires: db.volatile.n, db: db}
+		o := &snapshotDB{number: i, keys: db.keys.len(), expires: db.volatile.n, db: db}
 		db.origin = o
 		s.origins = append(s.origins, o)
-		s.total += db.keys.n
+		s.total += db.keys.len()
 	}
 	ks.parity ^= flagParity
 	ks.snap = s
@@ -197,7 +197,7 @@ func (s *Snapshot) walk(o *snapshotDB, budget int) (spent int) {
 	s.selectDB(o)
 	s.walking = o
 	a := s.ks.arena
-	o.cursor = o.index().Scan(o.cursor, budget, func(off Off) {
+	o.cursor = o.index().scan(o.cursor, budget, func(off Off) {
 		spent++
 		if a.mem[off]&flagParity != s.ks.parity {
 			e := a.entry(off)
@@ -223,14 +223,14 @@ func (s *Snapshot) endWalk(o *snapshotDB) {
 }
 
 // index returns where the entries of o are; an empty index if there are none.
-func (o *snapshotDB) index() *Index {
+func (o *snapshotDB) index() *table {
 	if o.orphan != nil {
 		return o.orphan
 	}
 	if o.db != nil {
 		return &o.db.keys
 	}
-	return new(Index)
+	return new(table)
 }
 
 // saveEntry serialises e, an entry of o that the snapshot waits for. A large
@@ -339,7 +339,7 @@ func (s *Snapshot) adopt(obj largeObject) bool {
 }
 
 // adoptIndex takes over the entries of a flushed database, if some of them wait.
-func (s *Snapshot) adoptIndex(o *snapshotDB, x *Index) bool {
+func (s *Snapshot) adoptIndex(o *snapshotDB, x *table) bool {
 	o.db = nil
 	if o.walked || s.aborted {
 		return false
@@ -391,7 +391,7 @@ func (s *Snapshot) sweep(budget int) (done bool) {
 			if budget <= 0 {
 				return false
 			}
-			o.cursor = o.db.keys.Scan(o.cursor, min(budget, 1024), func(off Off) {
+			o.cursor = o.db.keys.scan(o.cursor, min(budget, 1024), func(off Off) {
 				a.mem[off] = a.mem[off]&^flagParity | s.ks.parity
 			})
 			budget -= min(budget, 1024)

@@ -5,8 +5,7 @@ package keyspace
 // lie in the keyspace.
 func (db *DB) SetString(key, val []byte, expireAt int64) {
 	ks, a := db.ks, db.ks.arena
-	h := db.keys.Hash(key)
-	off, ok := db.keys.Find(h, key)
+	h, off, ok := db.find(key)
 	if !ok {
 		e := a.newEntry(key, len(val), uint8(TypeString)|ks.parity, ks.newLRU(), expireAt)
 		copy(a.mem[e.val():], val)
@@ -48,7 +47,7 @@ func (db *DB) SetString(key, val []byte, expireAt int64) {
 // whether it is an integer: what reads as one reports the encoding "embstr".
 func (db *DB) SetText(key, val []byte, expireAt int64) {
 	db.SetString(key, val, expireAt)
-	off, _ := db.keys.Find(db.keys.Hash(key), key)
+	_, off, _ := db.find(key)
 	e := db.ks.arena.entry(off)
 	db.ks.arena.setForm(&e, formText)
 }
@@ -59,8 +58,7 @@ func (db *DB) SetText(key, val []byte, expireAt int64) {
 // key is a string or does not exist.
 func (db *DB) MutString(key []byte, minLen int) []byte {
 	ks, a := db.ks, db.ks.arena
-	h := db.keys.Hash(key)
-	off, ok := db.keys.Find(h, key)
+	h, off, ok := db.find(key)
 	if !ok {
 		e := a.newEntry(key, minLen, uint8(TypeString)|uint8(formRaw)<<formShift|ks.parity, ks.newLRU(), NoExpiry)
 		val := a.valOf(&e)
@@ -84,7 +82,7 @@ func (db *DB) MutString(key []byte, minLen int) []byte {
 // not exist, and returns the new length. An existing one reports the encoding "raw"
 // from then on. The caller has checked the type.
 func (db *DB) AppendString(key, suffix []byte) int {
-	off, ok := db.keys.Find(db.keys.Hash(key), key)
+	_, off, ok := db.find(key)
 	if !ok {
 		db.SetString(key, suffix, NoExpiry)
 		return len(suffix)

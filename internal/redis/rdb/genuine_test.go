@@ -20,6 +20,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
+
+	"holdfast/test/proc"
 )
 
 // genuine is a redis-server process of the test's own.
@@ -33,46 +35,17 @@ type genuine struct {
 // installed.
 func startGenuine(t *testing.T, dir string, args ...string) *genuine {
 	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Skip("redis-server is not installed")
+	p, err := proc.StartGenuine(dir, append([]string{"--enable-debug-command", "yes", "--databases", "16"}, args...)...)
+	if errors.Is(err, proc.ErrNotInstalled) {
+		t.Skip(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	var out bytes.Buffer
-	cmd := exec.Command(path, append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "",
-		"--enable-debug-command", "yes", "--databases", "16"}, args...)...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
+	t.Cleanup(p.Kill)
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Spec.Port))
 	g := &genuine{redis.NewClient(&redis.Options{Addr: addr, Protocol: 2, DisableIdentity: true, ReadTimeout: 20 * time.Second}), addr, dir}
-	t.Cleanup(func() {
-		_ = g.Close()
-		_ = cmd.Process.Kill()
-		<-exited
-	})
-	deadline := time.Now().Add(20 * time.Second)
-	for g.Ping(t.Context()).Err() != nil {
-		select {
-		case <-exited:
-			t.Fatalf("redis-server ended:\n%s", out.String())
-		case <-time.After(10 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("redis-server does not answer:\n%s", out.String())
-		}
-	}
+	t.Cleanup(func() { _ = g.Close() })
 	return g
 }
 

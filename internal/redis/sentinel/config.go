@@ -343,7 +343,7 @@ func (c *Config) Lines() []Line {
 		out = append(out, Line{"sentinel " + option, "sentinel " + text})
 	}
 	if c.MyID != "" {
-		add("myid", "%s", c.MyID)
+		add("myid", "%s", word(c.MyID))
 	}
 	if !c.DenyScriptsReconfig {
 		add("deny-scripts-reconfig", "no")
@@ -375,7 +375,7 @@ func (c *Config) Lines() []Line {
 
 func (m *MasterConfig) lines(add func(option, format string, args ...any)) {
 	n := word(m.Name)
-	add("monitor", "%s %s %d %d", n, m.Host, m.Port, m.Quorum)
+	add("monitor", "%s %s %d %d", n, word(m.Host), m.Port, m.Quorum)
 	if m.DownAfter != DefaultDownAfter {
 		add("down-after-milliseconds", "%s %d", n, ms(m.DownAfter))
 	}
@@ -403,10 +403,10 @@ func (m *MasterConfig) lines(add func(option, format string, args ...any)) {
 	add("config-epoch", "%s %d", n, m.ConfigEpoch)
 	add("leader-epoch", "%s %d", n, m.LeaderEpoch)
 	for _, r := range m.Replicas {
-		add("known-replica", "%s %s %d", n, r.Host, r.Port)
+		add("known-replica", "%s %s %d", n, word(r.Host), r.Port)
 	}
 	for _, s := range m.Sentinels {
-		add("known-sentinel", "%s %s %d %s", n, s.Host, s.Port, s.RunID)
+		add("known-sentinel", "%s %s %d %s", n, word(s.Host), s.Port, word(s.RunID))
 	}
 	for _, r := range m.RenamedCommands {
 		add("rename-command", "%s %s %s", n, word(r.From), word(r.To))
@@ -463,9 +463,11 @@ func Quote(s string) string {
 
 const runIDLen = 40
 
+// isIP reports whether s is an address as inet_pton reads one: without a zone,
+// which may hold any byte.
 func isIP(s string) bool {
-	_, err := netip.ParseAddr(s)
-	return err == nil
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == ""
 }
 
 // atoi reads a leading decimal number as C's atoi does, 0 when there is none;

@@ -14,6 +14,7 @@ func FuzzHello(f *testing.F) {
 	f.Add("127.0.0.1,26379," + id + ",1,mymaster,127.0.0.1,6379,1")
 	f.Add("host.example,26379," + id + ",18446744073709551615,m,::1,0,-1")
 	f.Add(",,,,,,,")
+	f.Add("::%\r,1," + id + ",0,m,::1%\"x y\",1,0") // a zone may hold anything
 	f.Fuzz(func(t *testing.T, s string) {
 		h, err := parseHello(s)
 		if err != nil {
@@ -57,7 +58,7 @@ func FuzzDirectives(f *testing.F) {
 				_ = cfg.Apply(a, nil) // most of these lines are wrong
 			}
 		}
-		for _, w := range append([]string{cfg.AnnounceIP, cfg.SentinelUser, cfg.SentinelPass}, words(cfg)...) {
+		for _, w := range append([]string{cfg.MyID, cfg.AnnounceIP, cfg.SentinelUser, cfg.SentinelPass}, words(cfg)...) {
 			if strings.ContainsAny(w, "\"'\\#") || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r > '~' }) {
 				return // quoted in the file, which is the file parser's matter
 			}
@@ -89,7 +90,10 @@ func words(c *Config) []string {
 			w = append(w, r.From, r.To)
 		}
 		for _, s := range m.Sentinels {
-			w = append(w, s.RunID)
+			w = append(w, s.Host, s.RunID)
+		}
+		for _, r := range m.Replicas {
+			w = append(w, r.Host)
 		}
 	}
 	return w

@@ -2,13 +2,9 @@ package sentineld
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +12,7 @@ import (
 	crand "crypto/rand"
 	"encoding/hex"
 
-	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/resp"
 	"holdfast/internal/redis/sentinel"
 )
@@ -87,55 +83,41 @@ type stats struct {
 	in, out, reads, writes                  atomic.Int64
 }
 
-// listen opens the configured addresses. A bind address that begins with '-'
-// may be missing on this machine.
+// listen opens the configured addresses, plain and encrypted, and the unix
+// socket.
 func (s *shell) listen() error {
-	addrs := s.base.Bind
-	if len(addrs) == 0 {
-		addrs = []string{"*"}
-	}
 	for _, port := range []int{s.base.Port, s.base.TLSPort} {
 		if port == 0 {
 			continue
 		}
-		for _, a := range addrs {
-			host, optional := strings.CutPrefix(a, "-")
-			l, err := listenOne(host, port)
+		secure := port == s.base.TLSPort
+		err := process.EachBind(s.base, port, s.log, func(network, where string) error {
+			l, err := process.ListenTCP(s.base, network, where)
 			if err != nil {
-				if optional {
-					continue
-				}
-				s.closeListeners()
-				return fmt.Errorf("Could not create server TCP listening socket %s:%d: bind: %w", host, port, lastError(err)) //lint:ignore ST1005 Redis's words
+				return err
 			}
-			if port == s.base.TLSPort {
-				l = tls.NewListener(l, s.serveTLS)
+			if secure {
+				s.listeners = append(s.listeners, tls.NewListener(l, s.serveTLS))
+			} else {
+				s.listeners = append(s.listeners, l)
 			}
-			s.listeners = append(s.listeners, l)
-		}
-	}
-	return nil
-}
-
-func listenOne(host string, port int) (net.Listener, error) {
-	switch host {
-	case "*":
-		host = "0.0.0.0"
-	case "::*":
-		host = "::"
-	}
-	return net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-}
-
-// lastError is the innermost cause, "address already in use".
-func lastError(err error) error {
-	for {
-		next := errors.Unwrap(err)
-		if next == nil {
+			return nil
+		})
+		if err != nil {
+			s.closeListeners()
 			return err
 		}
-		err = next
 	}
+	if s.base.UnixSocket == "" {
+		return nil
+	}
+	l, err := process.ListenUnix(s.base)
+	if err != nil {
+		s.closeListeners()
+		return err
+	}
+	s.listeners = append(s.listeners, l)
+	return nil
 }
 
 func (s *shell) closeListeners() {
@@ -144,88 +126,18 @@ func (s *shell) closeListeners() {
 	}
 }
 
-// tlsConfigs builds the client and server sides from the tls-* directives.
-func tlsConfigs(base *config.Config) (dial, serve *tls.Config, err error) {
-	if base.TLSPort == 0 && !base.TLSReplication {
-		return nil, nil, nil
+// configureTLS builds both sides from the tls-* directives, as far as either is
+// in use.
+func (s *shell) configureTLS() (err error) {
+	if s.base.TLSPort == 0 && !s.base.TLSReplication {
+		return nil
 	}
-	pool, err := certPool(base)
-	if err != nil {
-		return nil, nil, err
+	if s.serveTLS, err = process.ServerTLS(s.base); err != nil {
+		return err
 	}
-	var certs []tls.Certificate
-	if base.TLSCertFile != "" {
-		cert, err := tls.LoadX509KeyPair(base.TLSCertFile, base.TLSKeyFile)
-		if err != nil {
-			return nil, nil, err
-		}
-		certs = append(certs, cert)
-	}
-	clientCerts := certs
-	if base.TLSClientCertFile != "" {
-		cert, err := tls.LoadX509KeyPair(base.TLSClientCertFile, base.TLSClientKeyFile)
-		if err != nil {
-			return nil, nil, err
-		}
-		clientCerts = []tls.Certificate{cert}
-	}
-	auth := tls.RequireAndVerifyClientCert
-	switch base.TLSAuthClients {
-	case config.TLSAuthClientsNo:
-		auth = tls.NoClientCert
-	case config.TLSAuthClientsOptional:
-		auth = tls.VerifyClientCertIfGiven
-	}
-	serve = &tls.Config{Certificates: certs, ClientCAs: pool, ClientAuth: auth, MinVersion: tls.VersionTLS12}
-	// As in Redis, a server is trusted by its authority, whatever its name:
-	// instances are known by address.
-	dial = &tls.Config{
-		Certificates: clientCerts, MinVersion: tls.VersionTLS12, InsecureSkipVerify: true,
-		VerifyConnection: func(cs tls.ConnectionState) error {
-			opts := x509.VerifyOptions{Roots: pool, Intermediates: x509.NewCertPool()}
-			for _, c := range cs.PeerCertificates[1:] {
-				opts.Intermediates.AddCert(c)
-			}
-			_, err := cs.PeerCertificates[0].Verify(opts)
-			return err
-		},
-	}
-	return dial, serve, nil
+	s.dialTLS, err = process.ClientTLS(s.base)
+	return err
 }
-
-func certPool(base *config.Config) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	files := []string{}
-	if base.TLSCACertFile != "" {
-		files = append(files, base.TLSCACertFile)
-	}
-	if base.TLSCACertDir != "" {
-		entries, err := os.ReadDir(base.TLSCACertDir)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			files = append(files, base.TLSCACertDir+"/"+e.Name())
-		}
-	}
-	for _, f := range files {
-		pem, err := os.ReadFile(f)
-		if err != nil {
-			return nil, err
-		}
-		pool.AppendCertsFromPEM(pem)
-	}
-	return pool, nil
-}
-
-const deniedText = "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user. " +
-	"In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Redis you may adopt " +
-	"one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface " +
-	"by connecting to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you do so. " +
-	"Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the Redis configuration file, " +
-	"and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it " +
-	"with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things " +
-	"in order for the server to start accepting connections from the outside.\r\n"
 
 func (s *shell) accept(l net.Listener) {
 	defer s.wg.Done()
@@ -240,12 +152,50 @@ func (s *shell) accept(l net.Listener) {
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			s.log.warning("Accepting client connection: %v", err)
+			s.log.Warning("Accepting client connection: %v", err)
 			time.Sleep(50 * time.Millisecond) // out of descriptors: do not spin
 			continue
 		}
 		s.stats.connections.Add(1)
 		s.welcome(conn)
+	}
+}
+
+// isUnix reports whether a connection came by the unix socket.
+func isUnix(conn net.Conn) bool { return conn.LocalAddr().Network() == "unix" }
+
+// address is addr as CLIENT LIST shows it: the path of a unix socket stands for
+// the address, with port 0.
+func (c *client) address(addr net.Addr) string {
+	if isUnix(c.conn) {
+		return c.s.base.UnixSocket + ":0"
+	}
+	return addr.String()
+}
+
+func (c *client) remote() string { return c.address(c.conn.RemoteAddr()) }
+func (c *client) local() string  { return c.address(c.conn.LocalAddr()) }
+
+// keepAlive is tcp-keepalive.
+func (s *shell) keepAlive(conn net.Conn) {
+	if t, ok := conn.(*tls.Conn); ok {
+		conn = t.NetConn()
+	}
+	if t, ok := conn.(*net.TCPConn); ok && s.base.TCPKeepalive > 0 {
+		idle := time.Duration(s.base.TCPKeepalive) * time.Second
+		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: max(time.Second, idle/3), Count: 3}) // it only helps
+	}
+}
+
+// waitForMore sets how long the next read may take: timeout, which does not
+// hold for subscribers.
+func (c *client) waitForMore() {
+	if t := c.s.base.Timeout; t > 0 {
+		var end time.Time
+		if channels, patterns := c.s.pubsub.of(c); channels+patterns == 0 {
+			end = time.Now().Add(time.Duration(t) * time.Second)
+		}
+		_ = c.conn.SetReadDeadline(end) // a connection that is closed says so when it is read
 	}
 }
 
@@ -259,10 +209,10 @@ func (s *shell) welcome(conn net.Conn) {
 		_ = conn.Close()
 		return
 	case len(s.clients.all) >= s.base.MaxClients:
-		refuse = "-ERR max number of clients reached\r\n"
+		refuse = process.CrowdedText
 		s.stats.rejected.Add(1)
-	case s.base.ProtectedMode && s.base.RequirePass == "" && !net.ParseIP(hostOf(conn.RemoteAddr())).IsLoopback():
-		refuse = deniedText
+	case s.base.ProtectedMode && s.base.RequirePass == "" && !isUnix(conn) && !process.IsLoopback(conn.RemoteAddr().String()):
+		refuse = process.DeniedText
 		s.stats.rejected.Add(1)
 	}
 	if refuse != "" {
@@ -272,6 +222,7 @@ func (s *shell) welcome(conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
+	s.keepAlive(conn)
 	s.clients.lastID++
 	c := &client{
 		s: s, id: s.clients.lastID, conn: conn, out: newOutbox(conn, maxClientQueue), created: time.Now(),
@@ -317,10 +268,14 @@ func (c *client) run() {
 		if cap(buf)-len(buf) < 1024 {
 			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
 		}
+		c.waitForMore()
 		n, err := c.conn.Read(buf[len(buf):cap(buf)])
 		c.s.stats.in.Add(int64(n))
 		c.s.stats.reads.Add(1)
 		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.s.log.Verbose("Closing idle client")
+			}
 			return
 		}
 		buf = buf[:len(buf)+n]

@@ -205,7 +205,7 @@ func (c *client) shutdown(args []string) {
 			return
 		}
 	}
-	c.s.log.warning("User requested shutdown...")
+	c.s.log.Warning("User requested shutdown...")
 	c.s.end(nil)
 }
 
@@ -399,14 +399,20 @@ func (c *client) line() string {
 	ch, pat := c.s.pubsub.of(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	flags := "N"
+	flags := ""
 	if ch+pat > 0 {
-		flags = "P"
+		flags += "P"
+	}
+	if isUnix(c.conn) {
+		flags += "U"
+	}
+	if flags == "" {
+		flags = "N"
 	}
 	now := time.Now()
 	return fmt.Sprintf("id=%d addr=%s laddr=%s fd=%d name=%s age=%d idle=%d flags=%s db=0 sub=%d psub=%d ssub=0 multi=-1 "+
 		"qbuf=%d qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%d tot-mem=0 events=r cmd=%s user=default redir=-1 resp=%d",
-		c.id, c.conn.RemoteAddr(), c.conn.LocalAddr(), c.id+7, c.name, int(now.Sub(c.created).Seconds()),
+		c.id, c.remote(), c.local(), c.id+7, c.name, int(now.Sub(c.created).Seconds()),
 		int(now.Sub(c.lastUsed).Seconds()), flags, ch, pat, c.queryLen, c.out.pending(), orNull(c.lastCmd), c.resp)
 }
 
@@ -472,7 +478,7 @@ func (c *client) clientList(args []string) {
 func (c *client) clientKill(args []string) {
 	if len(args) == 3 { // the old form
 		for _, o := range c.s.clients.list() {
-			if o.conn.RemoteAddr().String() == args[2] {
+			if o.remote() == args[2] {
 				c.status("OK")
 				c.kill(o)
 				return
@@ -505,9 +511,9 @@ func (c *client) clientKill(args []string) {
 			}
 			tests = append(tests, func(o *client) bool { return o.kind() == typ })
 		case "addr":
-			tests = append(tests, func(o *client) bool { return o.conn.RemoteAddr().String() == v })
+			tests = append(tests, func(o *client) bool { return o.remote() == v })
 		case "laddr":
-			tests = append(tests, func(o *client) bool { return o.conn.LocalAddr().String() == v })
+			tests = append(tests, func(o *client) bool { return o.local() == v })
 		case "user":
 			if v != "default" {
 				c.error(fmt.Sprintf("ERR No such user '%s'", v))

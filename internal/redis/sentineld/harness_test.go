@@ -11,17 +11,17 @@ import (
 	"time"
 
 	"holdfast/internal/redis/resp"
+	"holdfast/test/proc"
 )
 
-// freePort is a port that nobody listens on right now.
+// freePort is a port that nobody listens on.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := proc.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return port
 }
 
 func needGenuine(t *testing.T, names ...string) {
@@ -33,18 +33,19 @@ func needGenuine(t *testing.T, names ...string) {
 	}
 }
 
-// process is a child of the test, ended with it.
-type process struct {
+// child is a process of the test, ended with it.
+type child struct {
 	t       *testing.T
 	name    string
 	port    int
 	dir     string
 	cmd     *exec.Cmd
 	restart func() *exec.Cmd
+	answers func() error
 	done    chan struct{}
 }
 
-func (p *process) start() {
+func (p *child) start() {
 	p.t.Helper()
 	p.cmd = p.restart()
 	log, err := os.OpenFile(filepath.Join(p.dir, p.name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -61,15 +62,15 @@ func (p *process) start() {
 		_ = cmd.Wait() // killed, most of the time
 		close(done)
 	}(p.cmd, p.done)
-	waitFor(p.t, p.name+" answers", func() error { _, err := call(p.port, "PING"); return err })
+	waitFor(p.t, p.name+" answers", p.answers)
 }
 
-func (p *process) kill() {
+func (p *child) kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	<-p.done
 }
 
-func (p *process) logText() string {
+func (p *child) logText() string {
 	b, err := os.ReadFile(filepath.Join(p.dir, p.name+".log"))
 	if err != nil {
 		return err.Error()
@@ -77,9 +78,15 @@ func (p *process) logText() string {
 	return string(b)
 }
 
-func newProcess(t *testing.T, name string, port int, dir string, command func() *exec.Cmd) *process {
+func newProcess(t *testing.T, name string, port int, dir string, command func() *exec.Cmd) *child {
 	t.Helper()
-	p := &process{t: t, name: name, port: port, dir: dir, restart: command}
+	return newChild(t, name, port, dir, command, func() error { _, err := call(port, "PING"); return err })
+}
+
+// newChild starts a process, which is there when answers has no complaint.
+func newChild(t *testing.T, name string, port int, dir string, command func() *exec.Cmd, answers func() error) *child {
+	t.Helper()
+	p := &child{t: t, name: name, port: port, dir: dir, restart: command, answers: answers}
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.kill()
@@ -92,7 +99,7 @@ func newProcess(t *testing.T, name string, port int, dir string, command func() 
 	return p
 }
 
-func startServer(t *testing.T, name string, masterPort int) *process {
+func startServer(t *testing.T, name string, masterPort int) *child {
 	t.Helper()
 	port, dir := freePort(t), t.TempDir()
 	conf := filepath.Join(dir, "redis.conf")
@@ -112,7 +119,7 @@ func sentinelConf(t *testing.T, port, masterPort int, more ...string) (dir, path
 	dir = t.TempDir()
 	path = filepath.Join(dir, "sentinel.conf")
 	text := fmt.Sprintf("# kept\nport %d\nbind 127.0.0.1\ndir %s\nsentinel monitor mymaster 127.0.0.1 %d 2\n"+
-		"sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 6000\n%s\n",
+		"sentinel down-after-milliseconds mymaster 1500\nsentinel failover-timeout mymaster 6000\n%s\n",
 		port, dir, masterPort, strings.Join(more, "\n"))
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -120,7 +127,7 @@ func sentinelConf(t *testing.T, port, masterPort int, more ...string) (dir, path
 	return dir, path
 }
 
-func startOurs(t *testing.T, name string, masterPort int, more ...string) *process {
+func startOurs(t *testing.T, name string, masterPort int, more ...string) *child {
 	t.Helper()
 	port := freePort(t)
 	dir, path := sentinelConf(t, port, masterPort, more...)
@@ -135,7 +142,7 @@ func oursOn(path string) func() *exec.Cmd {
 	}
 }
 
-func startGenuine(t *testing.T, name string, masterPort int) *process {
+func startGenuine(t *testing.T, name string, masterPort int) *child {
 	t.Helper()
 	port := freePort(t)
 	dir, path := sentinelConf(t, port, masterPort)
@@ -163,7 +170,7 @@ type wire struct {
 }
 
 func dial(port int) (*wire, error) {
-	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), 2*time.Second)
+	conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", port), patience)
 	if err != nil {
 		return nil, err
 	}

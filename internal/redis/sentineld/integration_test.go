@@ -20,8 +20,8 @@ import (
 // deployment is a genuine master with two genuine replicas, and Sentinels.
 type deployment struct {
 	t         *testing.T
-	servers   []*process
-	sentinels []*process
+	servers   []*child
+	sentinels []*child
 }
 
 func deploy(t *testing.T, ours, genuine int) *deployment {
@@ -49,7 +49,7 @@ func deploy(t *testing.T, ours, genuine int) *deployment {
 		// The genuine one reconnects once a second only: below that it takes
 		// the CLIENT KILL of a failover for the death of the new master.
 		for _, s := range d.sentinels {
-			if _, err := call(s.port, "SENTINEL", "SET", "mymaster", "down-after-milliseconds", "1500"); err != nil {
+			if _, err := call(s.port, "SENTINEL", "SET", "mymaster", "down-after-milliseconds", "2500"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -199,7 +199,7 @@ func TestGenuineAndOursVoteForEachOther(t *testing.T) {
 	}
 	d := deploy(t, 2, 1)
 	d.sentinels[1].kill()
-	d.sentinels = []*process{d.sentinels[0], d.sentinels[2]}
+	d.sentinels = []*child{d.sentinels[0], d.sentinels[2]}
 	d.failover()
 }
 
@@ -313,7 +313,7 @@ func TestRepliesHaveTheShapeOfGenuine(t *testing.T) {
 
 // otherProgram starts the genuine Sentinel on the file of ours, and ours on
 // that of the genuine one.
-func otherProgram(s *process) func() *exec.Cmd {
+func otherProgram(s *child) func() *exec.Cmd {
 	path := filepath.Join(s.dir, "sentinel.conf")
 	if strings.HasPrefix(s.name, "ours") {
 		return func() *exec.Cmd { return exec.Command("redis-sentinel", path) }
@@ -342,7 +342,7 @@ func TestConfigurationFileIsShared(t *testing.T) {
 		}
 		v, err := call(s.port, "SENTINEL", "MASTER", "mymaster")
 		if f := fields(v); err != nil || f["num-slaves"] != "2" || f["num-other-sentinels"] != "1" || f["quorum"] != "2" ||
-			f["down-after-milliseconds"] != "1500" {
+			f["down-after-milliseconds"] != "2500" {
 			t.Errorf("%s with the other program knows %v (%v)", s.name, f, err)
 		}
 		text, err := os.ReadFile(filepath.Join(s.dir, "sentinel.conf"))
@@ -416,7 +416,7 @@ func TestPausedSentinelDoesNotAccuse(t *testing.T) {
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1500 * time.Millisecond) // the pause is the thing under test, not a wait
+	time.Sleep(3 * time.Second) // the pause is the thing under test, not a wait
 	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -469,11 +469,11 @@ func TestPassword(t *testing.T) {
 	port := freePort(t)
 	dir, path := sentinelConf(t, port, freePort(t), "requirepass secret")
 	_ = dir
-	base, cfg, err := load([]string{path})
-	if err != nil || base.RequirePass != "secret" || len(cfg.Masters) != 1 {
+	l, err := Load([]string{path})
+	if err != nil || l.Config.RequirePass != "secret" || len(l.state.Masters) != 1 {
 		t.Fatalf("load: %v", err)
 	}
-	s := newShell(base, &logger{out: discard{}})
+	s := newShell(l.Config, quiet(t, l.Config))
 	mine, theirs := net.Pipe()
 	defer mine.Close()
 	s.welcome(theirs)
@@ -492,7 +492,3 @@ func TestPassword(t *testing.T) {
 		}
 	}
 }
-
-type discard struct{}
-
-func (discard) Write(b []byte) (int, error) { return len(b), nil }

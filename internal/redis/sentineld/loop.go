@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/sentinel"
 )
 
 // shell is the running process. What the loop alone touches is marked so.
 type shell struct {
 	base     *config.Config
-	log      *logger
+	log      *process.Logger
 	core     *sentinel.Core // loop
 	store    *store         // loop
 	dialTLS  *tls.Config
@@ -38,13 +39,12 @@ type shell struct {
 	lastToken atomic.Uint64
 	wg        sync.WaitGroup
 
-	runID      string
-	started    time.Time
-	pidWritten bool
-	stats      stats
+	runID   string
+	started time.Time
+	stats   stats
 }
 
-func newShell(base *config.Config, log *logger) *shell {
+func newShell(base *config.Config, log *process.Logger) *shell {
 	s := &shell{
 		base: base, log: log,
 		inputs: make(chan sentinel.Input, 256), calls: make(chan func(), 16), stop: make(chan struct{}),
@@ -110,8 +110,8 @@ func (s *shell) serve(ctx context.Context) error {
 		case <-timer.C:
 			s.apply(s.core.Step(time.Now(), sentinel.Timer{}))
 		case <-ctx.Done():
-			s.log.warning("Received SIGTERM scheduling shutdown...")
-			s.log.warning("User requested shutdown...")
+			s.log.Warning("Received SIGTERM scheduling shutdown...")
+			s.log.Warning("User requested shutdown...")
 			s.end(nil)
 			running = false
 		case <-s.stop:
@@ -132,12 +132,10 @@ func (s *shell) shutdown() {
 	}
 	s.clients.closeAll()
 	s.wg.Wait()
-	if s.pidWritten {
-		s.log.notice("Removing the pid file.")
-		_ = os.Remove(s.pidPath())
-	}
+	process.RemovePidFile(s.base, s.log)
+	process.RemoveUnixSocket(s.base, s.log)
 	if s.exit == nil {
-		s.log.warning("Sentinel is now ready to exit, bye bye...")
+		s.log.Warning("Sentinel is now ready to exit, bye bye...")
 	}
 }
 
@@ -162,12 +160,12 @@ func (s *shell) apply(effects []sentinel.Effect) {
 		case sentinel.Disconnect:
 			s.closeLink(e.Conn)
 		case sentinel.Event:
-			s.log.log(config.LogLevel(e.Level), "%s %s", e.Type, e.Text)
+			s.log.Log(config.LogLevel(e.Level), "%s %s", e.Type, e.Text)
 			if e.Level > sentinel.Debug {
 				s.pubsub.publish(e.Type, e.Text)
 			}
 		case sentinel.Log:
-			s.log.log(config.LogLevel(e.Level), "%s", e.Text)
+			s.log.Log(config.LogLevel(e.Level), "%s", e.Text)
 		case sentinel.Reply:
 			v := e.Value
 			if !saved {

@@ -10,26 +10,34 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"time"
 
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/logline"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/sentinel"
 )
 
 // Options say what to run.
 type Options struct {
-	// ConfigFile is the path of sentinel.conf. When empty, the first of Args
-	// names it, as on the command line of redis-sentinel.
-	ConfigFile string
-	// Args are further arguments: "--directive value ...".
+	// Args are the arguments of redis-sentinel: the path of sentinel.conf, then
+	// "--directive value ...".
 	Args []string
+	// Loaded is what Load made of the arguments; without it Run loads them.
+	Loaded *Loaded
 	// LogOutput replaces logfile and standard output.
 	LogOutput io.Writer
 	// Ready, if set, is called once connections are accepted.
 	Ready func(addrs []net.Addr)
+}
+
+// Loaded is a configuration that was read and not yet put to work.
+type Loaded struct {
+	// Config has the directives that are not about watching.
+	Config *config.Config
+	state  *sentinel.Config
 }
 
 // ExitError is a wish to end with this exit code; the reason is logged already.
@@ -42,49 +50,44 @@ var ErrNoConfigFile = errors.New("Sentinel needs config file on disk to save sta
 
 // Run is a Sentinel until ctx ends or a client says SHUTDOWN; both are a nil
 // error. A *config.LoadError or *config.OpenError is a configuration that
-// cannot be used; an ExitError asks for an exit code.
+// cannot be used, ErrNoConfigFile none; an ExitError asks for an exit code. A relative logfile, pidfile
+// or unixsocket is one of the working directory, which should be Config.Dir.
 func Run(ctx context.Context, opts Options) error {
-	args := opts.Args
-	if opts.ConfigFile != "" {
-		args = append([]string{opts.ConfigFile}, args...)
+	l := opts.Loaded
+	if l == nil {
+		var err error
+		if l, err = Load(opts.Args); err != nil {
+			return err
+		}
 	}
-	base, state, err := load(args)
+	base := l.Config
+	log, err := process.NewLogger(process.LogOptions{Config: base, Output: opts.LogOutput, Role: func() byte { return logline.Sentinel }})
 	if err != nil {
 		return err
 	}
-	logPath := base.LogFile
-	if logPath != "" && !filepath.IsAbs(logPath) {
-		logPath = filepath.Join(base.Dir, logPath)
-	}
-	log, err := newLogger(opts.LogOutput, logPath, base.LogLevel, base.LogFormat)
-	if err != nil {
-		return err
-	}
-	defer log.close()
-	log.warning("oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo")
-	log.warning("Redis version=%s, bits=%d, commit=00000000, modified=0, pid=%d, just started (holdfast)",
+	log.Warning("oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo")
+	log.Warning("Redis version=%s, bits=%d, commit=00000000, modified=0, pid=%d, just started (holdfast)",
 		config.Version, strconv.IntSize, os.Getpid())
-	if base.File == "" {
-		log.warning("%s", ErrNoConfigFile)
-		return ErrNoConfigFile
+	log.Warning("Configuration loaded")
+	for _, w := range config.Warnings(base) {
+		log.Warning("%s", w)
 	}
-	log.warning("Configuration loaded")
-	return run(ctx, opts, base, state, log)
+	return run(ctx, opts, base, l.state, log)
 }
 
-func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.Config, log *logger) error {
+func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.Config, log *process.Logger) error {
 	s := newShell(base, log)
 	cfg, err := s.store.restore(cfg)
 	if err != nil {
-		log.warning("%v", err)
+		log.Warning("%v", err)
 		return err
 	}
-	if s.dialTLS, s.serveTLS, err = tlsConfigs(base); err != nil {
-		log.warning("Failed to configure TLS. Check logs for more info: %v", err)
+	if err := s.configureTLS(); err != nil {
+		log.Warning("Failed to configure TLS. Check logs for more info: %v", err)
 		return err
 	}
 	if err := s.listen(); err != nil {
-		log.warning("%v", err)
+		log.Warning("%v", err)
 		return err
 	}
 	port := base.Port
@@ -99,11 +102,10 @@ func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.C
 		return err
 	}
 	s.core = core
-	if base.PidFile != "" || base.Daemonize {
-		s.writePidFile()
-	}
-	log.notice("monotonic clock: Go runtime %s", runtime.Version())
-	log.notice("Running mode=sentinel, port=%d.", base.Port)
+	process.WritePidFile(base, log)
+	log.Notice("monotonic clock: Go runtime %s", runtime.Version())
+	log.Notice("Running mode=sentinel, port=%d.", base.Port)
+	process.Notify(base, log, "STATUS=Ready to accept connections\nREADY=1")
 	if opts.Ready != nil {
 		var addrs []net.Addr
 		for _, l := range s.listeners {
@@ -121,30 +123,16 @@ func newRand() *rand.Rand {
 	return rand.New(rand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:16])))
 }
 
-func (s *shell) pidPath() string {
-	path := s.base.PidFile
-	if path == "" {
-		path = "/var/run/redis-sentinel.pid"
-	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(s.base.Dir, path)
-	}
-	return path
-}
-
-func (s *shell) writePidFile() {
-	if err := os.WriteFile(s.pidPath(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err == nil {
-		s.pidWritten = true
-	}
-}
-
-// load reads the configuration as the command line says, and interprets the
+// Load reads the configuration as the command line says, and interprets the
 // sentinel lines in the order that Redis gives them.
-func load(args []string) (*config.Config, *sentinel.Config, error) {
+func Load(args []string) (*Loaded, error) {
 	base := config.Default()
 	base.EnterSentinelMode()
 	if err := base.LoadArgs(args); err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	if base.File == "" {
+		return nil, ErrNoConfigFile
 	}
 	cfg := sentinel.NewConfig()
 	for phase := 0; phase <= 2; phase++ {
@@ -153,11 +141,11 @@ func load(args []string) (*config.Config, *sentinel.Config, error) {
 				continue
 			}
 			if err := applyLine(cfg, l.Args); err != nil {
-				return nil, nil, &config.LoadError{Line: l.Line, Text: l.Text, Message: err.Error()}
+				return nil, &config.LoadError{Line: l.Line, Text: l.Text, Message: err.Error()}
 			}
 		}
 	}
-	return base, cfg, nil
+	return &Loaded{Config: base, state: cfg}, nil
 }
 
 // applyLine applies one directive; a host name to watch must resolve now.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/sentinel"
 )
 
@@ -30,7 +31,7 @@ import (
 // in the middle leaves the previous state.
 type store struct {
 	base *config.Config
-	log  *logger
+	log  *process.Logger
 
 	generation uint64 // of the newest state file
 	operator   uint32 // checksum of sentinel.conf
@@ -39,7 +40,7 @@ type store struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func newStore(base *config.Config, log *logger) *store { return &store{base: base, log: log} }
+func newStore(base *config.Config, log *process.Logger) *store { return &store{base: base, log: log} }
 
 func (st *store) statePath(gen uint64) string {
 	return filepath.Join(st.base.Dir, fmt.Sprintf("sentinel-state.%d", gen%2))
@@ -59,17 +60,17 @@ var processedOptions = []string{
 func (st *store) save(cfg *sentinel.Config) error {
 	err := st.saveFile(cfg)
 	if err == nil {
-		st.log.notice("Sentinel new configuration saved on disk")
+		st.log.Notice("Sentinel new configuration saved on disk")
 		return nil
 	}
 	if !st.warned {
 		st.warned = true
-		st.log.warning("Sentinel config file %s is not writable: %v. State is kept in %s until it is",
+		st.log.Warning("Sentinel config file %s is not writable: %v. State is kept in %s until it is",
 			st.base.File, err, filepath.Join(st.base.Dir, "sentinel-state.*"))
 	}
 	if serr := st.saveState(cfg); serr != nil {
 		err = errors.Join(err, serr)
-		st.log.warning("WARNING: Sentinel was not able to save the new configuration on disk!!!: %v", err)
+		st.log.Warning("WARNING: Sentinel was not able to save the new configuration on disk!!!: %v", err)
 		return err
 	}
 	return nil
@@ -239,7 +240,7 @@ func (st *store) restore(file *sentinel.Config) (*sentinel.Config, error) {
 		gen, op, cfg, ok := parseState(data)
 		if !ok {
 			damaged++
-			st.log.warning("Sentinel state file %s is damaged and not used", st.statePath(g))
+			st.log.Warning("Sentinel state file %s is damaged and not used", st.statePath(g))
 			continue
 		}
 		if best == nil || gen > st.generation {
@@ -253,7 +254,7 @@ func (st *store) restore(file *sentinel.Config) (*sentinel.Config, error) {
 		}
 		return file, nil
 	}
-	st.log.notice("Sentinel state restored from %s, generation %s", st.statePath(st.generation),
+	st.log.Notice("Sentinel state restored from %s, generation %s", st.statePath(st.generation),
 		strconv.FormatUint(st.generation, 10))
 	if operator == st.operator {
 		return best, nil

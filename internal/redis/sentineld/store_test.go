@@ -2,12 +2,15 @@ package sentineld
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/logline"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/sentinel"
 )
 
@@ -80,7 +83,17 @@ func testStore(t *testing.T, text string) (*store, string) {
 	if err := c.LoadArgs([]string{path, "--sentinel", "--dir", filepath.Dir(path)}); err != nil {
 		t.Fatal(err)
 	}
-	return newStore(c, &logger{out: discard{}}), path
+	return newStore(c, quiet(t, c)), path
+}
+
+// quiet is a log that nobody reads.
+func quiet(t *testing.T, c *config.Config) *process.Logger {
+	t.Helper()
+	log, err := process.NewLogger(process.LogOptions{Config: c, Output: io.Discard, Role: func() byte { return logline.Sentinel }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log
 }
 
 func stateWith(epoch uint64) *sentinel.Config {
@@ -192,7 +205,7 @@ func TestOperatorsChangeIsMerged(t *testing.T) {
 func TestNoVoteWithoutDurableState(t *testing.T) {
 	base := config.Default()
 	base.File, base.Dir = "/nowhere/at/all/sentinel.conf", "/nowhere/at/all"
-	s := newShell(base, &logger{out: discard{}})
+	s := newShell(base, quiet(t, base))
 	ch := make(chan sentinel.Value, 1)
 	s.waiting.Store(uint64(1), ch)
 	s.links[5] = &link{id: 5, cancel: func() {}}
@@ -206,5 +219,42 @@ func TestNoVoteWithoutDurableState(t *testing.T) {
 	}
 	if in, ok := (<-s.inputs).(sentinel.ConnDown); !ok || in.Conn != 5 || s.links[5] != nil {
 		t.Errorf("the link stayed open: %+v", in)
+	}
+}
+
+// A word that needs quotes is written with them, or the next start could not
+// read the file.
+func TestOddWordsAreReadBack(t *testing.T) {
+	id := `ff""""` + strings.Repeat("f", 34)
+	text := "sentinel myid '" + id + "'\nsentinel resolve-hostnames no\nsentinel monitor m 127.0.0.1 6379 2\n" +
+		"sentinel known-sentinel m 127.0.0.1 26380 'a \"b'\n"
+	st, path := testStore(t, text)
+	cfg := sentinel.NewConfig()
+	apply := func(cfg *sentinel.Config, lines []config.SentinelLine) {
+		t.Helper()
+		for phase := 0; phase <= 2; phase++ {
+			for _, l := range lines {
+				if sentinel.LoadPhase(l.Args) != phase {
+					continue
+				}
+				if err := cfg.Apply(l.Args, nil); err != nil {
+					t.Fatalf("%s: %v", l.Text, err)
+				}
+			}
+		}
+	}
+	apply(cfg, st.base.SentinelLines)
+	if err := st.save(cfg); err != nil {
+		t.Fatal(err)
+	}
+	c := config.Default()
+	if err := c.LoadArgs([]string{path, "--sentinel"}); err != nil {
+		b, _ := os.ReadFile(path)
+		t.Fatalf("the next start: %v\n%s", err, b)
+	}
+	again := sentinel.NewConfig()
+	apply(again, c.SentinelLines)
+	if again.MyID != id || len(again.Masters[0].Sentinels) != 1 || again.Masters[0].Sentinels[0].RunID != `a "b` {
+		t.Errorf("read back %q, %+v", again.MyID, again.Masters[0].Sentinels)
 	}
 }

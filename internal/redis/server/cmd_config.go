@@ -73,6 +73,8 @@ func (s *Server) cmdConfigResetstat(c *command.Ctx) {
 func (s *Server) resetStats() {
 	s.e.ResetStats()
 	s.ks.ResetLazyFreed()
+	d := &s.cron.defrag
+	d.hits, d.misses, d.totalTime = 0, 0, 0
 	st := &s.stat
 	st.accepted, st.rejected, st.queryBufferClosed, st.outputClosed = 0, 0, 0, 0
 	st.inBytes.Store(0)

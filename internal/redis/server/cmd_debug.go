@@ -46,7 +46,7 @@ var debugSubs = []debugSub{
 	{"crash-and-recover", 0, 0, debugRestart},
 	{"digest", 2, 2, debugDigest},
 	{"digest-value", 2, 0, debugDigestValue},
-	{"drop-cluster-packet-filter", 3, 3, debugNumber},
+	{"drop-cluster-packet-filter", 3, 3, debugDropPackets},
 	{"error", 3, 3, debugError},
 	{"help", 2, 2, debugHelp},
 	{"htstats", 3, 0, debugHtstats},
@@ -111,12 +111,6 @@ func debugNothing(_ *Server, c *command.Ctx) {
 }
 
 // debugNumber takes a number that changes nothing here.
-func debugNumber(_ *Server, c *command.Ctx) {
-	if _, ok := c.IntArg(2); ok {
-		c.OK()
-	}
-}
-
 // --- crashes ---
 
 func debugAssert(*Server, *command.Ctx) { panic("DEBUG ASSERT: assertion failed: 1 == 2") }
@@ -312,7 +306,7 @@ func (s *Server) reloadJournal() error {
 	defer func() { s.e.Stream = stream }()
 	cl := s.replayClient()
 	if m.Checkpoint != "" {
-		facts, err := s.loadFile(s.fs.PathJoin(s.journalPath(), m.Checkpoint), true)
+		facts, err := s.loadFile(s.journalFS(), s.fs.PathJoin(s.journalPath(), m.Checkpoint), true)
 		if err != nil {
 			return err
 		}
@@ -443,14 +437,6 @@ func debugLog(s *Server, c *command.Ctx) {
 func debugError(_ *Server, c *command.Ctx) {
 	text := strings.NewReplacer("\n", " ", "\r", " ").Replace(string(c.Args[2]))
 	c.Buf = append(append(append(c.Buf, '-'), text...), '\r', '\n')
-}
-
-func debugClusterlink(s *Server, c *command.Ctx) {
-	if !s.cfg.ClusterEnabled {
-		c.Err("ERR Debug option only available for cluster mode enabled setup!")
-		return
-	}
-	debugNothing(s, c)
 }
 
 func debugClientEviction(s *Server, c *command.Ctx) {

@@ -37,9 +37,13 @@ func (s *Server) serverCommands() []command.Spec {
 
 // --- SAVE and its kin ---
 
+// savesAlready: a snapshot for replicas counts as a save, as in Redis, and is
+// not to be broken off for another one.
+func (s *Server) savesAlready() bool { return s.jobIs("dump") || s.jobIs("sync") }
+
 func (s *Server) cmdSave(c *command.Ctx) {
 	c.NoPropagate()
-	if s.jobIs("dump") {
+	if s.savesAlready() {
 		c.Err("ERR Background save already in progress")
 		return
 	}
@@ -61,7 +65,7 @@ func (s *Server) cmdBgsave(c *command.Ctx) {
 	switch {
 	case len(c.Args) > 1 && !schedule:
 		c.Err(command.ErrSyntax)
-	case s.jobIs("dump"):
+	case s.savesAlready():
 		c.Err("ERR Background save already in progress")
 	case (s.persist.job != nil && schedule) || inExec:
 		s.persist.bgsaveScheduled = true

@@ -11,6 +11,7 @@ import (
 type cronState struct {
 	ticks       int64
 	wakeMs      int64 // when the timer means to look at deadlines
+	defrag      defragCron
 	peakMemory  int64
 	rss         int64
 	connMemory  int64 // of all connections, as of the last second
@@ -121,9 +122,9 @@ func (s *Server) runCron() {
 	if s.e.KS.PendingFree() > 0 {
 		e.KS.FreeStep(20000)
 	}
-	// As in Redis, at most a quarter of the time goes into expiry.
-	s.timed("expire-cycle", func() { e.ActiveExpire(int64(period) / 4) })
+	s.timed("expire-cycle", func() { e.ActiveExpire(int64(period)) })
 	s.timed("eviction-cycle", e.EvictStep)
+	s.defragCron(now, period)
 	s.clientsCron(now)
 	s.evictClients()
 	if s.every(100 * time.Millisecond) {

@@ -35,6 +35,7 @@ var infoSections = []infoSection{
 	{"clients", "Clients", true, (*Server).infoClients},
 	{"memory", "Memory", true, (*Server).infoMemory},
 	{"persistence", "Persistence", true, (*Server).infoPersistence},
+	{"array", "Array", true, (*Server).infoArray},
 	{"stats", "Stats", true, (*Server).infoStats},
 	{"replication", "Replication", true, func(s *Server, w *infoText) { w.raw(s.infoReplication()) }},
 	{"cpu", "CPU", true, (*Server).infoCPU},
@@ -68,7 +69,7 @@ func (s *Server) cmdInfo(c *command.Ctx) {
 	for _, a := range c.Args[1:] {
 		word := strings.ToLower(string(a))
 		for _, sec := range infoSections {
-			if word == "all" || word == "everything" || sec.name == word || (word == "default" && sec.usual) {
+			if sec.name == word || s.hasSection(&sec) && (word == "all" || word == "everything" || (word == "default" && sec.usual)) {
 				want[sec.name] = true
 			}
 		}
@@ -78,10 +79,16 @@ func (s *Server) cmdInfo(c *command.Ctx) {
 	}
 	if len(c.Args) == 1 {
 		for _, sec := range infoSections {
-			want[sec.name] = sec.usual
+			want[sec.name] = sec.usual && s.hasSection(&sec)
 		}
 	}
 	c.Verbatim("txt", s.infoText(want))
+}
+
+// hasSection: a section that Redis does not know is shown unasked only by a
+// server that it says something about.
+func (s *Server) hasSection(sec *infoSection) bool {
+	return sec.name != "array" || s.cfg.ArrayLevel != config.ArrayNone
 }
 
 // infoText writes the wanted sections. The engine's lock is held.
@@ -179,7 +186,8 @@ func (s *Server) pausedClients() (n int64) {
 
 func (s *Server) infoClients(w *infoText) {
 	m := s.measureConns()
-	w.ints("connected_clients", s.connectedClients(), "cluster_connections", 0, "maxclients", s.cfg.MaxClients,
+	links, _ := s.busLinks()
+	w.ints("connected_clients", s.connectedClients(), "cluster_connections", links, "maxclients", s.cfg.MaxClients,
 		"client_recent_max_input_buffer", m.maxInput, "client_recent_max_output_buffer", m.maxOutput,
 		"blocked_clients", s.e.Stat.Blocked+s.pausedClients(), "tracking_clients", 0,
 		"clients_in_timeout_table", s.e.BlockedWithTimeout())
@@ -261,14 +269,19 @@ func (s *Server) infoMemory(w *infoText) {
 		"used_memory_functions:0\r\nused_memory_scripts:0\r\nused_memory_scripts_human:0B\r\n")
 	w.bytes("maxmemory", int64(s.cfg.MaxMemory))
 	w.f("maxmemory_policy:%s", s.cfg.MaxMemoryPolicy)
-	w.raw("allocator_frag_ratio:1.00\r\nallocator_frag_bytes:0\r\nallocator_rss_ratio:1.00\r\nallocator_rss_bytes:0\r\n")
+	fragPercent, fragBytes := s.fragmentation()
+	_, busMemory := s.busLinks()
+	w.f("allocator_frag_ratio:%.2f", 1+fragPercent/100)
+	w.ints("allocator_frag_bytes", fragBytes)
+	w.raw("allocator_rss_ratio:1.00\r\nallocator_rss_bytes:0\r\n")
 	w.f("rss_overhead_ratio:%.2f", ratio(m.rss, m.resident))
 	w.ints("rss_overhead_bytes", m.rss-m.resident)
 	w.f("mem_fragmentation_ratio:%.2f", ratio(m.rss, m.used))
 	w.ints("mem_fragmentation_bytes", m.rss-m.used, "mem_not_counted_for_evict", m.conns.replicas,
 		"mem_replication_backlog", m.backlog, "mem_total_replication_buffers", m.backlog+m.conns.replicas,
-		"mem_clients_slaves", m.conns.replicas, "mem_clients_normal", m.conns.normal, "mem_cluster_links", 0, "mem_aof_buffer", m.journal)
-	w.raw("mem_allocator:arena\r\nactive_defrag_running:0\r\n")
+		"mem_clients_slaves", m.conns.replicas, "mem_clients_normal", m.conns.normal, "mem_cluster_links", busMemory, "mem_aof_buffer", m.journal)
+	w.raw("mem_allocator:arena\r\n")
+	w.ints("active_defrag_running", s.cron.defrag.running)
 	w.ints("lazyfree_pending_objects", s.ks.PendingFree(), "lazyfreed_objects", s.ks.LazyFreed())
 }
 
@@ -308,9 +321,9 @@ func (s *Server) infoPersistence(w *infoText) {
 		"current_cow_peak", 0, "current_cow_size", 0, "current_cow_size_age", 0)
 	w.f("current_fork_perc:%.2f", float64(done)*100/float64(max(total, 1)))
 	w.ints("current_save_keys_processed", done, "current_save_keys_total", total,
-		"rdb_changes_since_last_save", s.e.Dirty, "rdb_bgsave_in_progress", flag(s.jobIs("dump")), "rdb_last_save_time", p.lastSave.Unix())
+		"rdb_changes_since_last_save", s.e.Dirty, "rdb_bgsave_in_progress", flag(s.savesAlready()), "rdb_last_save_time", p.lastSave.Unix())
 	w.f("rdb_last_bgsave_status:%s", okOrErr(!p.lastSaveFailed))
-	w.ints("rdb_last_bgsave_time_sec", p.lastBgsaveSec, "rdb_current_bgsave_time_sec", s.jobAge("dump"), "rdb_saves", p.saves,
+	w.ints("rdb_last_bgsave_time_sec", p.lastBgsaveSec, "rdb_current_bgsave_time_sec", max(s.jobAge("dump"), s.jobAge("sync")), "rdb_saves", p.saves,
 		"rdb_last_cow_size", 0, "rdb_last_load_keys_expired", p.expiredKeys, "rdb_last_load_keys_loaded", p.loadedKeys,
 		"aof_enabled", flag(p.journal != nil), "aof_rewrite_in_progress", flag(s.jobIs("checkpoint")), "aof_rewrite_scheduled", flag(p.ckptScheduled),
 		"aof_last_rewrite_time_sec", p.lastCkptSec, "aof_current_rewrite_time_sec", s.jobAge("checkpoint"))
@@ -371,9 +384,12 @@ func (s *Server) infoStats(w *infoText) {
 		"total_eviction_exceeded_time", (e.EvictionExceededUs+exceeded)/1000, "current_eviction_exceeded_time", exceeded/1000,
 		"keyspace_hits", e.KeyspaceHits, "keyspace_misses", e.KeyspaceMisses,
 		"pubsub_channels", channels, "pubsub_patterns", patterns, "pubsubshard_channels", shard)
-	w.raw("latest_fork_usec:0\r\ntotal_forks:0\r\nmigrate_cached_sockets:0\r\nslave_expires_tracked_keys:0\r\nactive_defrag_hits:0\r\n" +
-		"active_defrag_misses:0\r\nactive_defrag_key_hits:0\r\nactive_defrag_key_misses:0\r\ntotal_active_defrag_time:0\r\ncurrent_active_defrag_time:0\r\n" +
-		"tracking_total_keys:0\r\ntracking_total_items:0\r\ntracking_total_prefixes:0\r\n")
+	w.raw("latest_fork_usec:0\r\ntotal_forks:0\r\nmigrate_cached_sockets:0\r\nslave_expires_tracked_keys:0\r\n")
+	defragTotal, defragNow := s.defragTimes()
+	d := &s.cron.defrag
+	w.ints("active_defrag_hits", d.hits, "active_defrag_misses", d.misses, "active_defrag_key_hits", d.hits, "active_defrag_key_misses", d.misses,
+		"total_active_defrag_time", defragTotal, "current_active_defrag_time", defragNow)
+	w.raw("tracking_total_keys:0\r\ntracking_total_items:0\r\ntracking_total_prefixes:0\r\n")
 	w.ints("unexpected_error_replies", e.UnexpectedErrors, "total_error_replies", e.ErrorReplies, "dump_payload_sanitizations", 0,
 		"total_reads_processed", st.reads.Load(), "total_writes_processed", st.writes.Load())
 	w.raw("io_threaded_reads_processed:0\r\nio_threaded_writes_processed:0\r\nreply_buffer_shrinks:0\r\nreply_buffer_expands:0\r\n")

@@ -4,16 +4,17 @@ package server
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/redis/process"
 )
 
 // listener accepts connections of one address. Plain ones are in the epoll set
@@ -36,7 +37,7 @@ func (s *Server) listen() error {
 		}
 	}
 	if s.cfg.TLSPort != 0 {
-		conf, err := s.tlsServerConfig()
+		conf, err := process.ServerTLS(s.cfg)
 		if err != nil {
 			return fmt.Errorf("Failed to configure TLS. Check logs for more info. (%w)", err)
 		}
@@ -44,137 +45,46 @@ func (s *Server) listen() error {
 			return err
 		}
 	}
-	if path := s.cfg.UnixSocket; path != "" {
-		if err := s.listenUnix(path); err != nil {
-			return err
-		}
+	if s.cfg.UnixSocket != "" {
+		return s.listenUnix()
 	}
 	return nil
 }
 
 func (s *Server) listenTCP(port int, conf *tls.Config) error {
-	opened := 0
-	for _, bind := range s.cfg.Bind {
-		network, addr, optional := bindAddress(bind)
-		where := net.JoinHostPort(addr, strconv.Itoa(port))
+	return process.EachBind(s.cfg, port, s.log, func(network, where string) error {
 		if s.isOpen(where, conf != nil) {
-			opened++
-			continue
-		}
-		err := s.listenOne(network, where, conf)
-		if err == nil {
-			opened++
-			continue
-		}
-		if optional && ignorableBind(err) {
-			continue
-		}
-		s.log.Warning("Warning: Could not create server TCP listening socket %s:%d: %s", addr, port, bindText(err))
-		if network == "tcp6" && ignorableBind(err) {
-			continue
-		}
-		return &listenError{port, err}
-	}
-	if opened == 0 && len(s.cfg.Bind) > 0 {
-		return fmt.Errorf("Failed listening on port %d (TCP), aborting.", port)
-	}
-	return nil
-}
-
-// listenError says that a port could not be listened on, in the words of Redis.
-type listenError struct {
-	port int
-	err  error
-}
-
-func (e *listenError) Error() string {
-	return fmt.Sprintf("Failed listening on port %d (TCP), aborting.", e.port)
-}
-
-func (e *listenError) Unwrap() error { return e.err }
-
-// bindAddress reads an address of bind: "*" is every one of IPv4, "::*" of
-// IPv6, and one behind '-' may be missing.
-func bindAddress(bind string) (network, addr string, optional bool) {
-	addr, optional = strings.CutPrefix(bind, "-")
-	switch {
-	case addr == "*":
-		return "tcp4", "0.0.0.0", optional
-	case addr == "::*":
-		return "tcp6", "::", optional
-	case strings.Contains(addr, ":"):
-		return "tcp6", addr, optional
-	}
-	return "tcp4", addr, optional
-}
-
-func ignorableBind(err error) bool {
-	for _, e := range []error{unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT, unix.ENOPROTOOPT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT, unix.EPFNOSUPPORT} {
-		if errorIs(err, e) {
-			return true
-		}
-	}
-	return false
-}
-
-func bindText(err error) string {
-	if errorIs(err, unix.EADDRINUSE) {
-		return "bind: Address already in use"
-	}
-	return err.Error()
-}
-
-func (s *Server) listenOne(network, addr string, conf *tls.Config) error {
-	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
-		if s.cfg.SocketMarkID == 0 {
 			return nil
 		}
-		var serr error
-		err := raw.Control(func(fd uintptr) {
-			serr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(s.cfg.SocketMarkID))
-		})
-		if err != nil {
-			return err
-		}
-		return serr
-	}}
-	ln, err := lc.Listen(s.context(), network, addr)
-	if err != nil {
-		return err
-	}
-	f, err := ln.(*net.TCPListener).File()
-	if err != nil {
-		_ = ln.Close()
-		return err
-	}
-	fd := int(f.Fd()) // which makes it blocking, so once, and first
-	// The backlog of the language's listener is the kernel's; ask again for ours.
-	_ = unix.Listen(fd, s.cfg.TCPBacklog)
-	_ = unix.SetNonblock(fd, true)
-	s.listeners = append(s.listeners, &listener{fd: fd, ln: ln, file: f, tls: conf, where: addr})
-	return nil
+		return s.listenOne(network, where, conf)
+	})
 }
 
-func (s *Server) listenUnix(path string) error {
-	_ = os.Remove(path) // a stale socket of an earlier run
-	ln, err := net.Listen("unix", path)
+func (s *Server) listenOne(network, where string, conf *tls.Config) error {
+	ln, err := process.ListenTCP(s.cfg, network, where)
 	if err != nil {
-		return fmt.Errorf("Opening Unix socket: %w", err)
-	}
-	if perm := s.cfg.UnixSocketPerm; perm != 0 {
-		if err := os.Chmod(path, os.FileMode(perm)); err != nil {
-			_ = ln.Close()
-			return fmt.Errorf("Opening Unix socket: %w", err)
-		}
-	}
-	f, err := ln.(*net.UnixListener).File()
-	if err != nil {
-		_ = ln.Close()
 		return err
 	}
-	fd := int(f.Fd())
-	_ = unix.SetNonblock(fd, true)
-	s.listeners = append(s.listeners, &listener{fd: fd, ln: ln, file: f, unix: true, where: path})
+	return s.keep(ln, &listener{ln: ln, tls: conf, where: where})
+}
+
+func (s *Server) listenUnix() error {
+	ln, err := process.ListenUnix(s.cfg)
+	if err != nil {
+		return err
+	}
+	return s.keep(ln, &listener{ln: ln, unix: true, where: s.cfg.UnixSocket})
+}
+
+// keep takes the listener's descriptor, for the loops.
+func (s *Server) keep(ln interface{ File() (*os.File, error) }, l *listener) error {
+	f, err := ln.File()
+	if err != nil {
+		return errors.Join(err, l.ln.Close())
+	}
+	l.file, l.fd = f, int(f.Fd()) // which makes it blocking, so once, and first
+	_ = unix.SetNonblock(l.fd, true)
+	s.listeners = append(s.listeners, l)
 	return nil
 }
 
@@ -240,7 +150,7 @@ func (l *loop) acceptFailed(ln *listener, err error) {
 		fd, _, aerr := unix.Accept4(ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if aerr == nil {
 			if ln.tls == nil {
-				_, _ = unix.Write(fd, []byte(crowdedText)) // courtesy
+				_, _ = unix.Write(fd, []byte(process.CrowdedText)) // courtesy
 			}
 			_ = unix.Close(fd)
 		}

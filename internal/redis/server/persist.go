@@ -96,14 +96,18 @@ func (s *Server) journalPath() string {
 	if s.persist.journal != nil {
 		return s.persist.journalAt
 	}
+	if s.array.a != nil {
+		return journalDir
+	}
 	return s.fs.PathJoin(s.cfg.Dir, journalDir)
 }
 
 func (s *Server) openJournal() (*journal.Journal, journal.Recovery, error) {
 	s.persist.journalAt = s.journalPath()
 	return journal.Open(journal.Options{
-		FS: s.fs, Dir: s.journalPath(), SegmentSize: int64(s.cfg.JournalSegmentSize), PreZero: true,
-		Level: journalLevel(s.cfg.AppendFsync), MemoryWindow: int(min(s.cfg.ReplBacklogSize, 64<<20)),
+		FS: s.journalFS(), Dir: s.journalPath(), SegmentSize: int64(s.cfg.JournalSegmentSize),
+		PreZero: s.array.a == nil, // files of an array only grow
+		Level:   journalLevel(s.cfg.AppendFsync), MemoryWindow: int(min(s.cfg.ReplBacklogSize, 64<<20)),
 		RetainSize: max(int64(s.cfg.JournalRetainSize), s.cfg.ReplBacklogSize), RetainTime: time.Duration(s.cfg.JournalRetainTime) * time.Second,
 		Logf: s.log.Warning,
 	})
@@ -111,7 +115,7 @@ func (s *Server) openJournal() (*journal.Journal, journal.Recovery, error) {
 
 // loadJournal opens the journal and brings the data to its end.
 func (s *Server) loadJournal() error {
-	if err := s.fs.MkdirAll(s.journalPath(), 0o755); err != nil {
+	if err := s.journalFS().MkdirAll(s.journalPath(), 0o755); err != nil {
 		return fmt.Errorf("Can't create the journal's directory: %w", err)
 	}
 	j, rec, err := s.openJournal()
@@ -119,21 +123,41 @@ func (s *Server) loadJournal() error {
 		return err
 	}
 	s.persist.journal, s.persist.stream = j, j
-	if rec.Fresh {
+	if !rec.Fresh {
+		if s.array.a != nil && s.hasPlainJournal() {
+			s.log.Warning("The journal on the disk array is the newer word: %s is not read", s.plainJournal())
+		}
+		return s.replay(source{j, s.journalFS(), s.journalPath()}, rec)
+	}
+	imported := false
+	if s.array.a != nil {
+		if imported, err = s.importPlainJournal(); err != nil {
+			return err
+		}
+	}
+	if !imported {
 		if err := s.importData(); err != nil {
 			return err
 		}
-		if err := s.firstGeneration(); err != nil {
-			return err
-		}
-	} else if err := s.replay(rec); err != nil {
+	}
+	if err := s.firstGeneration(); err != nil {
 		return err
+	}
+	if imported {
+		return s.setPlainJournalAside()
 	}
 	return nil
 }
 
+// source is a journal that data is loaded from.
+type source struct {
+	j   *journal.Journal
+	fs  vfs.FS
+	dir string
+}
+
 // replay loads the checkpoint and applies what the journal holds behind it.
-func (s *Server) replay(rec journal.Recovery) error {
+func (s *Server) replay(from source, rec journal.Recovery) error {
 	if _, err := s.fs.Stat(s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename)); err == nil {
 		s.log.Notice("The journal is the newer word: %s is not loaded", s.cfg.DBFilename)
 	}
@@ -144,7 +168,7 @@ func (s *Server) replay(rec journal.Recovery) error {
 	streamDB := -1
 	if rec.Checkpoint != "" {
 		// Nothing expires here: the records behind may have lengthened a life.
-		facts, err := s.loadFile(s.fs.PathJoin(s.journalPath(), rec.Checkpoint), true)
+		facts, err := s.loadFile(from.fs, from.fs.PathJoin(from.dir, rec.Checkpoint), true)
 		if err != nil {
 			return fmt.Errorf("the checkpoint %s of the journal cannot be loaded: %w; see `holdfast check %s`", rec.Checkpoint, err, s.cfg.Dir)
 		}
@@ -156,7 +180,7 @@ func (s *Server) replay(rec journal.Recovery) error {
 	}
 	n := 0
 	p := resp.Parser{Trusted: true} // one for all records: its slices are used again
-	err := s.persist.journal.Replay(rec.CheckpointPos, func(r journal.Record) error {
+	err := from.j.Replay(rec.CheckpointPos, func(r journal.Record) error {
 		if r.Type != journal.TypeStream {
 			return nil
 		}
@@ -268,7 +292,7 @@ func (s *Server) importDump() error {
 	if !s.isFile(path) {
 		return nil
 	}
-	facts, err := s.loadFile(path, !s.cfg.ReplicaOf.IsZero())
+	facts, err := s.loadFile(s.fs, path, !s.cfg.ReplicaOf.IsZero())
 	if err != nil {
 		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", err)
 	}
@@ -279,7 +303,7 @@ func (s *Server) importDump() error {
 
 // loadDump is start-up without a journal.
 func (s *Server) loadDump() error {
-	if s.fs.PathJoin(s.cfg.Dir, "") != "" && s.isFile(s.fs.PathJoin(s.journalPath(), "journal.manifest-a")) {
+	if st, err := s.journalFS().Stat(s.fs.PathJoin(s.journalPath(), "journal.manifest-a")); err == nil && !st.IsDir() {
 		s.log.Warning("There is a journal in %s, but appendonly is no: it is not read. Start with --appendonly yes to use it.", s.journalPath())
 	}
 	if err := s.importDump(); err != nil {
@@ -319,8 +343,8 @@ func (f *rdbFacts) aux(key, val []byte) error {
 
 // loadFile loads an RDB file into the keyspace. keepExpired: a replica's, whose
 // master will say what expires.
-func (s *Server) loadFile(path string, keepExpired bool) (rdbFacts, error) {
-	f, err := s.fs.Open(path, vfs.SequentialReadsOption)
+func (s *Server) loadFile(fs vfs.FS, path string, keepExpired bool) (rdbFacts, error) {
+	f, err := fs.Open(path, vfs.SequentialReadsOption)
 	if err != nil {
 		return rdbFacts{}, err
 	}
@@ -342,12 +366,40 @@ func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
 		s.persist.loadDone.Store(n)
 		s.yieldNow()
 	}
-	_, err := rdb.Load(r, l, rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress})
+	_, err := rdb.Load(r, s.paced(l), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress})
 	if err == nil && s.stopped() {
 		err = errStopped
 	}
 	s.persist.loadedKeys, s.persist.expiredKeys = l.Loaded, l.Expired
 	return facts, err
+}
+
+// paced is l, slowed down by key-load-delay.
+func (s *Server) paced(l *keyspace.Loader) rdb.Visitor {
+	if s.cfg.KeyLoadDelay == 0 {
+		return l
+	}
+	return slowLoader{l, s}
+}
+
+type slowLoader struct {
+	*keyspace.Loader
+	s *Server
+}
+
+// EndKey waits behind each key without the lock; the delay may be changed
+// meanwhile.
+func (l slowLoader) EndKey() error {
+	err := l.Loader.EndKey()
+	for wait := perKey(int64(l.s.cfg.KeyLoadDelay), l.Loaded) - perKey(int64(l.s.cfg.KeyLoadDelay), l.Loaded-1); wait > 0 && err == nil && l.s.cfg.KeyLoadDelay != 0; wait -= dawdleStep {
+		l.s.e.Unlock()
+		time.Sleep(min(wait, dawdleStep))
+		l.s.e.Lock()
+		if l.s.stopped() {
+			err = errStopped
+		}
+	}
+	return err
 }
 
 func opaqueKey(key []byte) error {
@@ -422,7 +474,7 @@ func checkpointName(pos uint64) string {
 // generation that begins at pos; the engine's lock is held or nobody serves.
 func (s *Server) writeCheckpoint(pos uint64) (string, error) {
 	name := checkpointName(pos)
-	t, err := newFileTarget(s.fs, s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
+	t, err := newFileTarget(s.journalFS(), s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
 		return "", err
 	}
@@ -439,7 +491,7 @@ func (s *Server) startCheckpoint() error {
 	jr := s.persist.journal
 	s.persist.ckptScheduled = false
 	name := checkpointName(s.streamEnd())
-	t, err := newFileTarget(s.fs, s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
+	t, err := newFileTarget(s.journalFS(), s.journalPath(), "temp-"+name, name, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
 		s.checkpointFailed()
 		return err
@@ -556,6 +608,7 @@ func (s *Server) saveNow() error {
 // persistCron starts what is due: a scheduled or automatic snapshot; and tries
 // a failed journal again. The engine's lock is held.
 func (s *Server) persistCron(now time.Time) {
+	s.arrayCron()
 	s.reopenJournal(now)
 	if s.persist.job != nil || s.e.State.Loading {
 		return
@@ -670,7 +723,7 @@ func (s *Server) setAppendOnly(on bool) error {
 
 // journalOn begins a generation with a checkpoint of the present moment.
 func (s *Server) journalOn(end uint64) error {
-	if err := s.fs.MkdirAll(s.journalPath(), 0o755); err != nil {
+	if err := s.journalFS().MkdirAll(s.journalPath(), 0o755); err != nil {
 		return err
 	}
 	j, _, err := s.openJournal()

@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/internal/redis/process"
 )
 
 // Changing port, bind, tls-port and tls-* while serving. Addresses that stay
@@ -64,7 +66,7 @@ func (s *Server) relisten() error {
 			port = s.cfg.TLSPort
 		}
 		for _, bind := range s.cfg.Bind {
-			if _, addr, _ := bindAddress(bind); port != 0 {
+			if _, addr, _ := process.BindAddress(bind); port != 0 {
 				wanted[listenKey(net.JoinHostPort(addr, strconv.Itoa(port)), secure)] = true
 			}
 		}
@@ -78,7 +80,7 @@ func (s *Server) relisten() error {
 		}
 	}
 	err := s.openBeside(kept)
-	if errorIs(err, unix.EADDRINUSE) && len(gone) > 0 {
+	if errors.Is(err, unix.EADDRINUSE) && len(gone) > 0 {
 		// An address that goes may be in the way of one that comes.
 		for _, ln := range gone {
 			ln.retire()
@@ -127,7 +129,7 @@ func (s *Server) listenWanted() error {
 	if s.cfg.TLSPort == 0 {
 		return nil
 	}
-	conf, err := s.tlsServerConfig()
+	conf, err := process.ServerTLS(s.cfg)
 	if err != nil {
 		return err
 	}
@@ -148,7 +150,7 @@ func (s *Server) isOpen(where string, secure bool) bool {
 func (s *Server) reopen(kept, gone []*listener) {
 	for _, ln := range gone {
 		if err := s.listenOne(ln.network(), ln.where, ln.tls); err != nil {
-			s.log.Warning("Could not listen on %s again: %s", ln.where, bindText(err))
+			s.log.Warning("Could not listen on %s again: %s", ln.where, process.BindText(err))
 		}
 	}
 	s.changeListeners(s.listeners[len(kept):], gone)
@@ -199,11 +201,11 @@ func (s *Server) applyTLS() error {
 	if s.cfg.TLSPort == 0 && !s.cfg.TLSReplication && !s.cfg.TLSCluster {
 		return nil
 	}
-	conf, err := s.tlsServerConfig()
+	conf, err := process.ServerTLS(s.cfg)
 	if err != nil {
 		return err
 	}
-	if _, err := s.tlsClientConfig(); err != nil {
+	if _, err := process.ClientTLS(s.cfg); err != nil {
 		return err
 	}
 	s.swapTLS(conf)

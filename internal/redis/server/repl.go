@@ -51,10 +51,15 @@ type replState struct {
 	failover   replication.Failover
 
 	// As a replica.
-	link      *masterLink
-	linkState linkState
-	downSince time.Time
-	forced    bool // somebody named this master since the last synchronisation
+	link          *masterLink
+	linkState     linkState
+	downSince     time.Time
+	everConnected bool
+	forced        bool  // somebody named this master since the last synchronisation
+	unstoredMs    int64 // when it was last logged that the disk does not follow
+
+	alone        time.Time // since when there are no replicas; zero: there are, or this is none's master
+	backlogFreed bool      // repl-backlog-ttl has taken the backlog
 }
 
 // id is the replication id; it is made when it is first asked for.
@@ -93,6 +98,9 @@ func (s *Server) startReplication() error {
 		on(name, s.updateRoleState)
 	}
 	s.streamSwitched()
+	if s.startCluster() {
+		return nil
+	}
 	if s.cfg.ReplicaOf.IsZero() {
 		if s.repl.restored {
 			// What a replica may hold beyond the recovered end was never
@@ -214,7 +222,9 @@ func (s *Server) setLinkState(st linkState) {
 		s.repl.downSince = time.Now()
 	}
 	s.repl.linkState = st
+	s.repl.everConnected = s.repl.everConnected || st == linkConnected
 	s.updateRoleState()
+	s.dataMoved()
 }
 
 // replicationCron is called by the timer. The engine's lock is held.
@@ -224,6 +234,7 @@ func (s *Server) replicationCron(now time.Time) {
 	if s.every(time.Second) {
 		s.linksCron(now)
 		s.trimBacklog()
+		s.expireBacklog(now)
 	}
 	s.countGoodReplicas(now)
 }
@@ -247,6 +258,7 @@ func (s *Server) streamSwitched() {
 // held.
 func (s *Server) growBacklog() {
 	if m, ok := s.persist.stream.(*journal.Memory); ok && len(s.repl.links) > 0 {
+		s.repl.backlogFreed, s.repl.alone = false, time.Time{}
 		limit := s.cfg.ClientOutputBufferLimits[config.ClientReplica].Hard
 		if limit == 0 {
 			limit = 256 << 20
@@ -268,10 +280,37 @@ func (s *Server) trimBacklog() {
 			need = max(need, end-min(at, end))
 		}
 	}
+	if len(s.repl.links) == 0 && s.repl.backlogFreed {
+		return
+	}
 	if len(s.repl.links) == 0 || uint64(m.Stats().WindowBytes) > 2*need {
 		m.Resize(int(need))
 	}
 	s.growBacklog()
+}
+
+// expireBacklog is repl-backlog-ttl: a master that nobody has followed for so long
+// keeps no stream in memory for a replica that may return. The engine's lock is held.
+func (s *Server) expireBacklog(now time.Time) {
+	r := &s.repl
+	m, ok := s.persist.stream.(*journal.Memory)
+	if !ok || len(r.links) > 0 || r.isReplica.Load() || s.cfg.ReplBacklogTTL == 0 {
+		r.alone = time.Time{}
+		if r.backlogFreed && ok {
+			r.backlogFreed = false
+			m.Resize(int(s.cfg.ReplBacklogSize))
+		}
+		return
+	}
+	switch {
+	case r.backlogFreed:
+	case r.alone.IsZero():
+		r.alone = now
+	case now.Sub(r.alone) > time.Duration(s.cfg.ReplBacklogTTL)*time.Second:
+		r.backlogFreed = true
+		m.Resize(1) // who returns begins with a full resynchronisation
+		s.log.Notice("Replication backlog freed after %d seconds without connected replicas.", s.cfg.ReplBacklogTTL)
+	}
 }
 
 // infoReplication is the section "Replication" of INFO, without its title.
@@ -312,6 +351,12 @@ func (s *Server) infoReplication() string {
 	line("master_replid2", "%s", id2)
 	line("master_repl_offset", "%d", end)
 	line("second_repl_offset", "%d", s.repl.hist.SecondOffset())
+	if s.repl.backlogFreed {
+		b.WriteString("repl_backlog_active:0\r\n")
+		line("repl_backlog_size", "%d", s.cfg.ReplBacklogSize)
+		b.WriteString("repl_backlog_first_byte_offset:0\r\nrepl_backlog_histlen:0\r\n")
+		return b.String()
+	}
 	line("repl_backlog_active", "1")
 	line("repl_backlog_size", "%d", s.cfg.ReplBacklogSize)
 	line("repl_backlog_first_byte_offset", "%d", first+1)

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/raid"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/keyspace"
 	"holdfast/internal/redis/rdb"
@@ -44,6 +45,7 @@ type transfer struct {
 	mark    bool      // it ends with a mark
 
 	file   vfs.File // where the bytes go; nil: nowhere
+	fs     vfs.FS   // of dir
 	dir    string
 	temp   string
 	buf    []byte
@@ -143,6 +145,7 @@ func (t *transfer) plan(p replication.Preamble) error {
 		t.parse, t.swap = true, true
 		t.async = !s.repl.lost && s.repl.hist.Knows(t.reply.ID)
 	}
+	t.fs = s.fs
 	where := "to disk"
 	if t.parse {
 		where = "to parser"
@@ -154,14 +157,14 @@ func (t *transfer) plan(p replication.Preamble) error {
 	}
 	switch {
 	case s.persist.journal != nil:
-		t.dir = s.journalPath()
+		t.fs, t.dir = s.journalFS(), s.journalPath()
 	case t.parse:
 		return nil
 	default:
 		t.dir = s.cfg.Dir
 	}
-	t.temp = s.fs.PathJoin(t.dir, fmt.Sprintf("temp-%d.%d.rdb", time.Now().Unix(), pid()))
-	f, err := s.fs.Create(t.temp, vfs.WriteCategoryUnspecified)
+	t.temp = t.fs.PathJoin(t.dir, fmt.Sprintf("temp-%d.%d.rdb", time.Now().Unix(), pid()))
+	f, err := t.fs.Create(t.temp, raid.Bulk)
 	if err != nil {
 		return linkErrorf("Opening the temp file needed for MASTER <-> REPLICA synchronization: %s", errnoText(err))
 	}
@@ -176,7 +179,7 @@ func (t *transfer) discard() {
 		t.file = nil
 	}
 	if t.temp != "" {
-		_ = t.l.s.fs.Remove(t.temp) // what stays is removed at the next start
+		_ = t.fs.Remove(t.temp) // what stays is removed at the next start
 	}
 }
 
@@ -240,7 +243,7 @@ func (t *transfer) seal() error {
 
 // verify decodes the file without loading it.
 func (t *transfer) verify() error {
-	f, err := t.l.s.fs.Open(t.temp, vfs.SequentialReadsOption)
+	f, err := t.fs.Open(t.temp, vfs.SequentialReadsOption)
 	if err != nil {
 		return linkErrorf("Opening the received DB: %s", errnoText(err))
 	}
@@ -268,7 +271,7 @@ func (t *transfer) load() error {
 	defer func() { s.e.State.Loading, s.e.State.AsyncLoading = false, false }()
 	into := s.ks
 	if t.swap {
-		fresh, err := keyspace.New(keyspace.Options{Databases: s.cfg.Databases, Limits: s.ks.Limits()})
+		fresh, err := keyspace.New(keyspace.Options{Databases: s.cfg.Databases, Limits: s.ks.Limits(), BySlot: s.cfg.ClusterEnabled})
 		if err != nil {
 			return linkErrorf("No memory for a second data set: %s", err)
 		}
@@ -318,7 +321,7 @@ func (t *transfer) loadInto(ks *keyspace.Keyspace) error {
 			src = io.TeeReader(t.in, writerFunc(func(p []byte) (int, error) { return len(p), t.keep(p) }))
 		}
 	} else {
-		f, err := s.fs.Open(t.temp, vfs.SequentialReadsOption)
+		f, err := t.fs.Open(t.temp, vfs.SequentialReadsOption)
 		if err != nil {
 			return linkErrorf("Opening the received DB: %s", errnoText(err))
 		}
@@ -326,7 +329,7 @@ func (t *transfer) loadInto(ks *keyspace.Keyspace) error {
 	}
 	t.facts = rdbFacts{streamDB: -1}
 	ld := &keyspace.Loader{KS: ks, DB: ks.DB(0), OnAux: t.facts.aux, OnOpaque: opaqueKey, OnFunc: functionCode}
-	_, err := rdb.Load(lockedReader{s, src}, ld, rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
+	_, err := rdb.Load(lockedReader{s, src}, s.paced(ld), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
 	if err == nil && t.parse {
 		err = t.drain(src)
 	}
@@ -384,7 +387,6 @@ func (t *transfer) adopt() error {
 }
 
 func (t *transfer) newStream(hist replication.History, jr *journal.Journal, st journal.Stream) error {
-	s := t.l.s
 	base := t.reply.Offset
 	if m, ok := st.(*journal.Memory); ok {
 		m.Reset(base)
@@ -394,10 +396,10 @@ func (t *transfer) newStream(hist replication.History, jr *journal.Journal, st j
 		return errors.New("the journal was switched on or off meanwhile")
 	}
 	name := checkpointName(base)
-	if err := s.fs.Rename(t.temp, s.fs.PathJoin(t.dir, name)); err != nil {
+	if err := t.fs.Rename(t.temp, t.fs.PathJoin(t.dir, name)); err != nil {
 		return err
 	}
-	if err := syncDir(s.fs, t.dir); err != nil {
+	if err := syncDir(t.fs, t.dir); err != nil {
 		return err
 	}
 	t.temp = ""
@@ -410,6 +412,9 @@ func (t *transfer) keepDump() error {
 	s := t.l.s
 	if t.temp == "" || s.cfg.RDBDelSyncFiles && len(s.cfg.SavePoints) == 0 {
 		return nil
+	}
+	if s.array.a != nil && t.fs == vfs.FS(s.array.a) {
+		return nil // meant for the journal, which was switched off meanwhile
 	}
 	if err := s.fs.Rename(t.temp, s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename)); err != nil {
 		s.log.Warning("Failed trying to rename the temp DB into %s in MASTER <-> REPLICA synchronization: %s", s.cfg.DBFilename, errnoText(err))

@@ -16,6 +16,7 @@ import (
 
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/replication"
 	"holdfast/internal/redis/resp"
 )
@@ -255,7 +256,10 @@ func (l *masterLink) facts() (f linkFacts, ok bool) {
 	defer l.s.e.Unlock()
 	c := l.s.cfg
 	f = linkFacts{timeout: time.Duration(c.ReplTimeout) * time.Second, user: c.MasterUser, pass: c.MasterAuth, port: c.Port,
-		announceIP: c.ReplicaAnnounceIP, bind: c.BindSourceAddr, tls: c.TLSReplication, id: "?", wanted: -1, diskError: l.s.persist.journalErr}
+		announceIP: c.ReplicaAnnounceIP, bind: c.BindSourceAddr, tls: c.TLSReplication, id: "?", wanted: -1}
+	if !c.ReplicaIgnoreDiskWriteError {
+		f.diskError = l.s.persist.journalErr
+	}
 	switch {
 	case c.ReplicaAnnouncePort != 0:
 		f.port = c.ReplicaAnnouncePort
@@ -334,7 +338,7 @@ func (l *masterLink) dial(f linkFacts) (net.Conn, error) {
 		return nil, err
 	}
 	if f.tls {
-		conf, err := l.s.tlsClientConfig()
+		conf, err := process.ClientTLS(l.s.cfg)
 		if err == nil {
 			t := tls.Client(nc, conf)
 			_ = t.SetDeadline(time.Now().Add(f.timeout))
@@ -758,6 +762,10 @@ func (a *applier) slice() (more bool, err error) {
 			break
 		}
 		if len(a.parser.Args) > 0 {
+			if s.e.State.DiskError != "" && s.writes(a.parser.Args[0]) && !s.obeyWithoutDisk() {
+				s.e.Unlock()
+				return false, errSuperseded
+			}
 			s.e.Dispatch(a.cl, a.parser.Args)
 		}
 		a.parsed += used
@@ -768,6 +776,7 @@ func (a *applier) slice() (more bool, err error) {
 	if whole > 0 {
 		s.AppendUnit(a.buf[:whole])
 		s.e.SetStreamDB(a.cl.DB.Index())
+		s.offsetMoved()
 		a.buf = a.buf[:copy(a.buf, a.buf[whole:])]
 		a.parsed -= whole
 	}
@@ -776,10 +785,7 @@ func (a *applier) slice() (more bool, err error) {
 	if perr != nil {
 		return false, linkErrorf("Protocol error from master: %s", perr)
 	}
-	if err := s.commitStream(at); err != nil {
-		s.e.Lock()
-		s.journalFailed(err)
-		s.e.Unlock()
+	if err := s.commitStream(at); err != nil && !s.goOnUnstored(err) {
 		return false, linkErrorf("The master's stream cannot be stored: %s", err)
 	}
 	l.acked.Store(at.pos)
@@ -787,4 +793,37 @@ func (a *applier) slice() (more bool, err error) {
 		l.ack()
 	}
 	return count == applySlice, nil
+}
+
+// writes reports whether name is a command that writes.
+func (s *Server) writes(name []byte) bool {
+	spec := s.e.Table.Lookup(name)
+	return spec != nil && spec.Is(command.Write)
+}
+
+// unstoredLogMs is how often a replica says that it goes on without a disk.
+const unstoredLogMs = 10_000
+
+// goOnUnstored is what becomes of a replica that could not store what its master
+// has sent: with replica-ignore-disk-write-errors it goes on, without it ends.
+// The engine's lock is not held.
+func (s *Server) goOnUnstored(err error) bool {
+	s.e.Lock()
+	defer s.e.Unlock()
+	s.journalFailed(err)
+	return s.obeyWithoutDisk()
+}
+
+// obeyWithoutDisk decides about a write of the master while the disk fails. The
+// engine's lock is held.
+func (s *Server) obeyWithoutDisk() bool {
+	if !s.cfg.ReplicaIgnoreDiskWriteError {
+		s.panicked("Replica was unable to write command to disk.")
+		return false
+	}
+	if s.e.NowMs > s.repl.unstoredMs+unstoredLogMs {
+		s.repl.unstoredMs = s.e.NowMs
+		s.log.Warning("Replica is applying a command even though it is unable to write to disk.")
+	}
+	return true
 }

@@ -225,7 +225,7 @@ func same(t *testing.T, master *node, replicas ...*node) {
 			t.Errorf("replication id %s, the master's is %s", got, want)
 		}
 		// A key may expire between the two looks: look again.
-		end := time.Now().Add(3 * time.Second)
+		end := time.Now().Add(patience)
 		for {
 			got, want := r.do("DEBUG", "DIGEST").Text(), master.do("DEBUG", "DIGEST").Text()
 			if got == want {

@@ -5,8 +5,8 @@
 // Reading order: server.go (what there is), start.go (how it begins),
 // loop_linux.go (the tick), conn.go (a connection), gateway.go (TLS and other
 // connections with a goroutine each), commit.go (journal before reply),
-// cron.go (the timer), persist.go (journal, checkpoints, dump.rdb), the
-// replication files, then the families of commands that are about the server
+// cron.go (the timer), persist.go (journal, checkpoints, dump.rdb), array.go
+// (the disk array under them), the replication files, then the families of commands that are about the server
 // itself (cmd_*.go).
 //
 // Locks. Engine.Mutex guards the keyspace and every client's state and reply
@@ -32,6 +32,7 @@ import (
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/keyspace"
+	"holdfast/internal/redis/process"
 )
 
 // Version is the version of Redis that this server is compatible with, and
@@ -42,7 +43,7 @@ const Version = "7.0.15"
 type Options struct {
 	Config *config.Config
 	FS     vfs.FS
-	Log    *Logger
+	Log    *process.Logger
 	// Ready, if set, is called once connections are accepted.
 	Ready func(addrs []net.Addr)
 }
@@ -51,7 +52,7 @@ type Options struct {
 type Server struct {
 	cfg *config.Config
 	fs  vfs.FS
-	log *Logger
+	log *process.Logger
 	e   *command.Engine
 	ks  *keyspace.Keyspace
 
@@ -77,7 +78,10 @@ type Server struct {
 	oom        oomScore
 
 	persist persistence
+	array   arrayState
 	repl    replState
+	migrate *transfers
+	cluster *clusterState
 
 	shutdown shutdownState
 	cronPoke chan struct{} // a deadline is nearer than the timer knows
@@ -109,7 +113,7 @@ func New(opts Options) (*Server, error) {
 	if exe, err := os.Executable(); err == nil {
 		s.exe = exe
 	}
-	ks, err := keyspace.New(keyspace.Options{Databases: s.cfg.Databases, Limits: keyspace.DefaultLimits()})
+	ks, err := keyspace.New(keyspace.Options{Databases: s.cfg.Databases, Limits: keyspace.DefaultLimits(), BySlot: s.cfg.ClusterEnabled})
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +124,9 @@ func New(opts Options) (*Server, error) {
 	}
 	s.e = command.NewEngine(ks, s.cfg, newTable(s), s, mrand.New(mrand.NewChaCha8(seed)), monotonic)
 	s.e.BeginBatch(time.Now().UnixMicro())
-	s.e.OnFlushAll = s.flushedAll
+	s.migrate = newTransfers(s)
+	s.e.Transfer = s.migrate
+	s.e.OnFlushAll, s.e.OnPanic = s.flushedAll, s.panicked
 	s.persist.lastBgsaveSec, s.persist.lastCkptSec = -1, -1
 	s.applyLimits()
 	s.measureBase()
@@ -143,7 +149,9 @@ func newTable(s *Server) *command.Table {
 // HasCommand reports whether a data server has a command of that lower-case
 // name before any is renamed.
 func HasCommand(name string) bool {
-	return newTable(&Server{cfg: config.Default()}).LookupFull(name) != nil
+	cfg := config.Default()
+	cfg.ArrayLevel = 1 // with the commands of a server that has an array
+	return newTable(&Server{cfg: cfg}).LookupFull(name) != nil
 }
 
 // randomID returns 40 random hexadecimal digits: a run id or a replication id.
@@ -209,6 +217,9 @@ func (s *Server) Run(ctx context.Context) int {
 		s.exit(1)
 	}
 	go s.cronLoop()
+	if s.cluster != nil {
+		go s.clusterLoop()
+	}
 	select {
 	case <-ctx.Done():
 	case <-s.done:

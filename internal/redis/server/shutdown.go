@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"holdfast/internal/journal"
+	"holdfast/internal/redis/cluster"
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/process"
 )
 
 // shutdownFlags are the options of SHUTDOWN.
@@ -147,7 +149,7 @@ func (s *Server) abortShutdown() bool {
 // finishShutdown saves what is to be saved and ends the server.
 func (s *Server) finishShutdown(flags shutdownFlags) bool {
 	s.log.Warning("User requested shutdown...")
-	s.notifySupervisor("STOPPING=1")
+	process.Notify(s.cfg, s.log, "STOPPING=1")
 	save := flags&config.ShutdownSave != 0 || (len(s.cfg.SavePoints) > 0 && flags&config.ShutdownNoSave == 0)
 	if s.e.State.Loading {
 		save = false
@@ -181,22 +183,26 @@ func (s *Server) finishShutdown(flags shutdownFlags) bool {
 			}
 		}
 	}
-	if path := PidFile(s.cfg); path != "" {
-		s.log.Notice("Removing the pid file.")
-		_ = os.Remove(path) // somebody else may have
+	process.RemovePidFile(s.cfg, s.log)
+	if s.cluster != nil {
+		s.stepCluster(cluster.Shutdown{})
 	}
 	s.shutdown.over = true
 	s.exit(0)
 	return true
 }
 
-// PidFile is where the process id is written, "" for nowhere: a daemon has a
-// file even if none is configured.
-func PidFile(cfg *config.Config) string {
-	if cfg.PidFile == "" && cfg.Daemonize {
-		return "/var/run/redis.pid"
-	}
-	return cfg.PidFile
+// panicked ends the server because a directive says that it must not go on: its
+// data would differ from its master's, or would not be stored. The engine's
+// lock is held.
+func (s *Server) panicked(why string) {
+	s.log.Warning("------------------------------------------------")
+	s.log.Warning("!!! Software Failure. Press left mouse button to continue")
+	s.log.Warning("Guru Meditation: %s", why)
+	s.log.Warning("------------------------------------------------")
+	process.RemovePidFile(s.cfg, s.log)
+	s.shutdown.over = true
+	s.exit(1)
 }
 
 func (s *Server) serverCommandsShutdown() []command.Spec {

@@ -6,10 +6,13 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"holdfast/internal/raid"
 	"holdfast/internal/redis/keyspace"
 	"holdfast/internal/redis/rdb"
 )
@@ -57,6 +60,9 @@ type snapshotJob struct {
 	done     func(job *snapshotJob, err error) // under the engine's lock
 	snapDone bool                              // the loop has serialised everything
 
+	delay  int64         // rdb-key-save-delay
+	left   int64         // keys that no step has counted yet, for that
+	keys   atomic.Int64  // serialised since the goroutine last waited
 	credit time.Duration // that the loop may spend on steps now; negative after a long one
 	asOf   time.Time     // when credit was counted
 	served time.Time     // when a tick last saw that commands were executed
@@ -81,6 +87,9 @@ func (s *Server) startSnapshot(what string, target snapshotTarget, done func(*sn
 	j := &snapshotJob{s: s, target: target, what: what, pos: s.streamEnd(), streamDB: s.streamDB(),
 		dirty: s.e.Dirty, began: time.Now(), asOf: time.Now(), done: done, finished: make(chan struct{})}
 	j.cond = sync.NewCond(&j.mu)
+	if j.delay = int64(s.cfg.RDBKeySaveDelay); j.delay != 0 {
+		j.left = int64(s.keys())
+	}
 	s.persist.job = j
 	s.persist.running.Store(true)
 	j.header()
@@ -173,6 +182,7 @@ func (j *snapshotJob) carry() {
 		b := j.chunks[0]
 		j.chunks = j.chunks[1:]
 		j.mu.Unlock()
+		j.dawdle()
 		if j.s.cfg.RDBChecksum {
 			crc = rdb.CRC64(crc, b)
 		}
@@ -196,6 +206,26 @@ func (j *snapshotJob) carry() {
 	if err := j.target.Finish(); err != nil {
 		j.fail(err)
 	}
+}
+
+// dawdle is rdb-key-save-delay: it waits for the keys that were serialised since
+// it last did, unless the snapshot is broken off.
+func (j *snapshotJob) dawdle() {
+	keys := j.keys.Swap(0)
+	for wait := perKey(j.delay, keys); wait > 0 && j.err() == nil; wait -= dawdleStep {
+		time.Sleep(min(wait, dawdleStep))
+	}
+}
+
+const dawdleStep = 10 * time.Millisecond
+
+// perKey is how long n keys are to take by a directive that gives microseconds
+// per key, or, negative, keys per microsecond.
+func perKey(directive, n int64) time.Duration {
+	if directive < 0 {
+		return time.Duration(n/-directive) * time.Microsecond
+	}
+	return time.Duration(min(n*directive, int64(time.Hour/time.Microsecond))) * time.Microsecond
 }
 
 // trailer writes the end of the file: opcode and checksum.
@@ -240,6 +270,11 @@ func (j *snapshotJob) step(n int) bool {
 	if j.err() != nil {
 		j.snap.Abort()
 		return true
+	}
+	if j.delay != 0 {
+		k := min(j.left, int64(n))
+		j.left -= k
+		j.keys.Add(k)
 	}
 	if !j.snap.Step(n) {
 		return false
@@ -394,7 +429,8 @@ type fileTarget struct {
 const incrementalSync = 4 << 20
 
 func newFileTarget(fs vfs.FS, dir, temp, name string, incremental bool) (*fileTarget, error) {
-	f, err := fs.Create(fs.PathJoin(dir, temp), vfs.WriteCategoryUnspecified)
+	// Bulk: what is not synced yet need not survive the process.
+	f, err := fs.Create(fs.PathJoin(dir, temp), raid.Bulk)
 	if err != nil {
 		return nil, fmt.Errorf("Failed opening the temp RDB file %s (in server root dir %s) for saving: %w", temp, dir, err)
 	}
@@ -451,7 +487,10 @@ func errnoText(err error) string {
 	var pe *os.PathError
 	var le *os.LinkError
 	var se *os.SyscallError
+	var no syscall.Errno
 	switch {
+	case errors.As(err, &no):
+		err = no
 	case errors.As(err, &pe):
 		err = pe.Err
 	case errors.As(err, &le):

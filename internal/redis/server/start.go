@@ -7,6 +7,9 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+
+	"holdfast/internal/redis/cluster"
+	"holdfast/internal/redis/process"
 )
 
 func pid() int { return os.Getpid() }
@@ -15,13 +18,17 @@ func pid() int { return os.Getpid() }
 func (s *Server) open() error {
 	s.banner()
 	s.adjustOpenFiles()
+	s.disableHugePages()
 	s.registerApply()
 	s.registerMaxClients()
 	s.e.State.Loading = true
+	if err := s.openCluster(); err != nil {
+		return err
+	}
 	if err := s.listen(); err != nil {
 		return err
 	}
-	s.log.Notice("Server initialized")
+	s.log.Warning("Server initialized")
 	return nil
 }
 
@@ -49,6 +56,9 @@ func (s *Server) loadLocked() error {
 // load brings the data into memory while clients are told -LOADING, and then
 // lets them in.
 func (s *Server) load() error {
+	if err := s.openArray(); err != nil {
+		return err
+	}
 	if err := s.loadLocked(); err != nil {
 		return err
 	}
@@ -61,9 +71,9 @@ func (s *Server) load() error {
 		s.log.Notice("Ready to accept connections")
 	}
 	if s.Role() == 'S' {
-		s.notifySupervisor("STATUS=Ready to accept connections in read-only mode. Waiting for MASTER <-> REPLICA sync\nREADY=1")
+		process.Notify(s.cfg, s.log, "STATUS=Ready to accept connections in read-only mode. Waiting for MASTER <-> REPLICA sync\nREADY=1")
 	} else {
-		s.notifySupervisor("STATUS=Ready to accept connections\nREADY=1")
+		process.Notify(s.cfg, s.log, "STATUS=Ready to accept connections\nREADY=1")
 	}
 	if s.ready != nil {
 		var addrs []net.Addr
@@ -146,6 +156,9 @@ func (s *Server) startLoops() func() {
 func (s *Server) stop() {
 	s.closeListeners()
 	s.e.Lock()
+	if s.cluster != nil && !s.shutdown.over {
+		s.stepCluster(cluster.Shutdown{})
+	}
 	s.shutdown.over = true
 	for nc := range s.handshakes {
 		_ = nc.Close()
@@ -157,19 +170,23 @@ func (s *Server) stop() {
 		}
 	}
 	s.stopReplication()
+	s.migrate.close()
 	if j := s.persist.job; j != nil {
 		j.cancel("the server stops")
 	}
 	s.e.Unlock()
 	s.gateways.Wait()
+	s.closeCluster()
 	if s.persist.stream != nil {
 		if err := s.persist.stream.Close(); err != nil {
 			s.log.Warning("Closing the journal: %s", err)
 			s.exitCode = max(s.exitCode, 1)
 		}
 	}
-	if s.cfg.UnixSocket != "" {
-		_ = os.Remove(s.cfg.UnixSocket)
+	if err := s.closeArray(); err != nil {
+		s.log.Warning("Closing the disk array: %s", err)
+		s.exitCode = max(s.exitCode, 1)
 	}
+	process.RemoveUnixSocket(s.cfg, s.log)
 	s.log.Warning("Redis is now ready to exit, bye bye...")
 }

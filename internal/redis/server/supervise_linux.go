@@ -2,56 +2,25 @@ package server
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"holdfast/internal/redis/config"
 )
 
-// supervisor is who is told about start-up and stop: "" nobody.
-func supervisor(cfg *config.Config) string {
-	systemd, upstart := os.Getenv("NOTIFY_SOCKET") != "", os.Getenv("UPSTART_JOB") != ""
-	switch cfg.Supervised {
-	case config.SupervisedSystemd:
-		return "systemd"
-	case config.SupervisedUpstart:
-		return "upstart"
-	case config.SupervisedAuto:
-		if upstart {
-			return "upstart"
-		}
-		if systemd {
-			return "systemd"
-		}
-	}
-	return ""
-}
-
-// Supervised reports whether a supervisor watches this process, which must
-// then stay the one that was started.
-func Supervised(cfg *config.Config) bool { return supervisor(cfg) != "" }
-
-// notifySupervisor tells systemd what the server is doing, in the form of
-// sd_notify: lines of NAME=VALUE in one datagram.
-func (s *Server) notifySupervisor(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if supervisor(s.cfg) != "systemd" || path == "" {
+// disableHugePages is disable-thp: where the system makes transparent huge pages
+// for everybody, this process asks for none.
+func (s *Server) disableHugePages() {
+	b, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	if err != nil || !strings.Contains(string(b), "[always]") {
 		return
 	}
-	if rest, abstract := strings.CutPrefix(path, "@"); abstract {
-		path = "\x00" + rest
+	if s.cfg.DisableTHP && unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0) == nil {
+		return
 	}
-	nc, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err == nil {
-		_, err = nc.Write([]byte(state + "\n"))
-		_ = nc.Close() // a datagram is sent or not by then
-	}
-	if err != nil {
-		s.log.Warning("Telling systemd %q failed: %s", state, err)
-	}
+	s.log.Warning("WARNING you have Transparent Huge Pages (THP) support enabled in your kernel. This will create latency and memory usage issues with Redis. " +
+		"To fix this issue run the command 'echo madvise > /sys/kernel/mm/transparent_hugepage/enabled' as root, and add it to your /etc/rc.local in order to retain the setting after a reboot. " +
+		"Redis must be restarted after THP is disabled (set to 'madvise' or 'never').")
 }
 
 // registerMaxClients lets CONFIG SET maxclients fail where the system cannot

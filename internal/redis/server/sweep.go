@@ -4,6 +4,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sys/unix"
 
 	"holdfast/internal/journal"
@@ -15,7 +16,7 @@ import (
 // sweepJournal removes from the journal's directory every snapshot but the one
 // that the manifest in force names.
 func (s *Server) sweepJournal(j *journal.Journal) {
-	s.sweep(s.journalPath(), func(name string) bool {
+	s.sweep(s.journalFS(), s.journalPath(), func(name string) bool {
 		return strings.HasPrefix(name, "temp-") ||
 			strings.HasPrefix(name, "checkpoint-") && strings.HasSuffix(name, ".rdb") && name != j.Manifest().Checkpoint
 	})
@@ -23,7 +24,7 @@ func (s *Server) sweepJournal(j *journal.Journal) {
 
 // sweepDumps removes from dir the unfinished dumps of processes that are gone.
 func (s *Server) sweepDumps() {
-	s.sweep(s.cfg.Dir, func(name string) bool {
+	s.sweep(s.fs, s.cfg.Dir, func(name string) bool {
 		middle, ok := strings.CutPrefix(name, "temp-")
 		if !ok {
 			return false
@@ -46,8 +47,8 @@ func (s *Server) sweepDumps() {
 	})
 }
 
-func (s *Server) sweep(dir string, stray func(name string) bool) {
-	names, err := s.fs.List(dir)
+func (s *Server) sweep(fs vfs.FS, dir string, stray func(name string) bool) {
+	names, err := fs.List(dir)
 	if err != nil {
 		s.log.Warning("Looking for leftovers in %s: %s", dir, err)
 		return
@@ -56,7 +57,7 @@ func (s *Server) sweep(dir string, stray func(name string) bool) {
 		if !stray(name) {
 			continue
 		}
-		if err := s.fs.Remove(s.fs.PathJoin(dir, name)); err != nil {
+		if err := fs.Remove(fs.PathJoin(dir, name)); err != nil {
 			s.log.Warning("Removing the leftover %s: %s", name, err)
 			continue
 		}

@@ -1,4 +1,6 @@
-package server
+package process
+
+//lint:file-ignore ST1005 the wording is that of Redis
 
 import (
 	"crypto/tls"
@@ -8,14 +10,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"holdfast/internal/redis/config"
 )
 
-// tlsServerConfig builds what tls-* say about accepting.
-func (s *Server) tlsServerConfig() (*tls.Config, error) {
-	c := s.cfg
+// ServerTLS builds what the tls-* directives say about accepting.
+func ServerTLS(c *config.Config) (*tls.Config, error) {
 	if c.TLSCertFile == "" || c.TLSKeyFile == "" {
 		return nil, errors.New("No tls-cert-file and tls-key-file configured!")
 	}
@@ -34,15 +36,17 @@ func (s *Server) tlsServerConfig() (*tls.Config, error) {
 		conf.ClientAuth = tls.VerifyClientCertIfGiven
 	}
 	if conf.ClientAuth != tls.NoClientCert && conf.ClientCAs == nil {
-		return nil, errors.New("Either tls-ca-cert-file or tls-ca-cert-dir must be specified when tls-cluster, tls-replication or tls-auth-clients are enabled!")
+		return nil, errNoAuthority
 	}
-	return conf, tlsVersions(conf, c)
+	return conf, protocols(conf, c)
 }
 
-// tlsClientConfig builds what tls-* say about connecting to others. Like
-// Redis, the peer's chain is verified and its name is not.
-func (s *Server) tlsClientConfig() (*tls.Config, error) {
-	c := s.cfg
+var errNoAuthority = errors.New("Either tls-ca-cert-file or tls-ca-cert-dir must be specified when tls-cluster, tls-replication or tls-auth-clients are enabled!")
+
+// ClientTLS builds what the tls-* directives say about connecting to others.
+// Like Redis, the peer's chain is verified and its name is not: servers are
+// known by their addresses.
+func ClientTLS(c *config.Config) (*tls.Config, error) {
 	conf := &tls.Config{InsecureSkipVerify: true} // the chain is verified below
 	certFile, keyFile, pass := c.TLSClientCertFile, c.TLSClientKeyFile, c.TLSClientKeyFilePass
 	if certFile == "" {
@@ -59,6 +63,9 @@ func (s *Server) tlsClientConfig() (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if pool == nil && (c.TLSReplication || c.TLSCluster) {
+		return nil, errNoAuthority
+	}
 	conf.VerifyConnection = func(cs tls.ConnectionState) error {
 		opts := x509.VerifyOptions{Roots: pool, Intermediates: x509.NewCertPool()}
 		for _, cert := range cs.PeerCertificates[1:] {
@@ -67,7 +74,7 @@ func (s *Server) tlsClientConfig() (*tls.Config, error) {
 		_, err := cs.PeerCertificates[0].Verify(opts)
 		return err
 	}
-	return conf, tlsVersions(conf, c)
+	return conf, protocols(conf, c)
 }
 
 func loadKeyPair(certFile, keyFile, pass string) (tls.Certificate, error) {
@@ -98,6 +105,7 @@ func loadKeyPair(certFile, keyFile, pass string) (tls.Certificate, error) {
 	return tls.X509KeyPair(certPEM, keyPEM)
 }
 
+// caPool is tls-ca-cert-file and tls-ca-cert-dir; nil when neither is set.
 func caPool(c *config.Config) (*x509.CertPool, error) {
 	if c.TLSCACertFile == "" && c.TLSCACertDir == "" {
 		return nil, nil
@@ -126,15 +134,20 @@ func caPool(c *config.Config) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-func tlsVersions(conf *tls.Config, c *config.Config) error {
+var protocolVersions = map[string]uint16{
+	"tlsv1": tls.VersionTLS10, "tlsv1.1": tls.VersionTLS11, "tlsv1.2": tls.VersionTLS12, "tlsv1.3": tls.VersionTLS13,
+}
+
+// protocols applies tls-protocols and tls-ciphers. Versions in between two that
+// are named are offered too.
+func protocols(conf *tls.Config, c *config.Config) error {
 	conf.MinVersion = tls.VersionTLS12
 	if c.TLSProtocols != "" {
 		conf.MinVersion, conf.MaxVersion = 0, 0
-		known := map[string]uint16{"tlsv1": tls.VersionTLS10, "tlsv1.1": tls.VersionTLS11, "tlsv1.2": tls.VersionTLS12, "tlsv1.3": tls.VersionTLS13}
 		for _, w := range strings.Fields(strings.ToLower(c.TLSProtocols)) {
-			v, ok := known[w]
+			v, ok := protocolVersions[w]
 			if !ok {
-				return fmt.Errorf("Invalid tls-protocols specified. Use a combination of TLSv1, TLSv1.1, TLSv1.2 and TLSv1.3")
+				return fmt.Errorf("Invalid tls-protocols specified. Use a combination of 'TLSv1', 'TLSv1.1', 'TLSv1.2' and 'TLSv1.3'.")
 			}
 			if conf.MinVersion == 0 || v < conf.MinVersion {
 				conf.MinVersion = v
@@ -145,25 +158,43 @@ func tlsVersions(conf *tls.Config, c *config.Config) error {
 	if c.TLSCiphers == "" {
 		return nil
 	}
-	for _, name := range strings.Split(c.TLSCiphers, ":") {
-		for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
-			if opensslName(suite.Name) == name {
-				conf.CipherSuites = append(conf.CipherSuites, suite.ID)
-			}
-		}
-	}
-	if len(conf.CipherSuites) == 0 {
-		return fmt.Errorf("Failed to configure ciphers: none of %q is known", c.TLSCiphers)
+	if conf.CipherSuites = cipherSuites(c.TLSCiphers); len(conf.CipherSuites) == 0 {
+		return fmt.Errorf("Failed to configure ciphers: %s", c.TLSCiphers)
 	}
 	return nil
 }
 
+// cipherSuites reads a list in the form of OpenSSL: names, the words DEFAULT,
+// ALL and HIGH for every suite that is sound, and what is to be left out behind
+// '!' or '-', where a part of a name such as AES128 will do. What does not exist
+// here is passed over, as OpenSSL does.
+func cipherSuites(list string) []uint16 {
+	all := append(tls.CipherSuites(), tls.InsecureCipherSuites()...)
+	var chosen []uint16
+	for _, word := range strings.FieldsFunc(list, func(r rune) bool { return strings.ContainsRune(": ,", r) }) {
+		out, drop := strings.CutPrefix(word, "!")
+		if !drop {
+			out, drop = strings.CutPrefix(word, "-")
+		}
+		for _, suite := range all {
+			name := opensslName(suite.Name)
+			switch {
+			case !slices.Contains(suite.SupportedVersions, tls.VersionTLS12): // tls-ciphersuites is for those
+			case drop && strings.Contains(name, out):
+				chosen = slices.DeleteFunc(chosen, func(id uint16) bool { return id == suite.ID })
+			case !drop && (name == word || !suite.Insecure && isClassWord(word)) && !slices.Contains(chosen, suite.ID):
+				chosen = append(chosen, suite.ID)
+			}
+		}
+	}
+	return chosen
+}
+
+func isClassWord(w string) bool { return w == "DEFAULT" || w == "ALL" || w == "HIGH" }
+
+var opensslWords = strings.NewReplacer("TLS_RSA_WITH_", "", "TLS_", "", "_WITH_", "-", "AES_128", "AES128", "AES_256", "AES256",
+	"_CBC_", "-", "CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305", "_", "-")
+
 // opensslName turns TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 into
 // ECDHE-RSA-AES128-GCM-SHA256.
-func opensslName(s string) string {
-	s = strings.TrimPrefix(s, "TLS_")
-	s = strings.Replace(s, "_WITH_", "_", 1)
-	s = strings.ReplaceAll(s, "AES_128", "AES128")
-	s = strings.ReplaceAll(s, "AES_256", "AES256")
-	return strings.ReplaceAll(strings.TrimPrefix(s, "RSA_AES"), "_", "-")
-}
+func opensslName(s string) string { return opensslWords.Replace(s) }

@@ -1,0 +1,635 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	mrand "math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"holdfast/internal/redis/bus"
+	"holdfast/internal/redis/cluster"
+	"holdfast/internal/redis/command"
+	"holdfast/internal/redis/config"
+	"holdfast/internal/redis/process"
+)
+
+// Cluster mode: the core of package cluster decides, what it decides is carried
+// out here. Everything about it happens under the engine's lock, as the data
+// path routes by what the core says, and an offset that a manual failover hands
+// over must be the one at which writes were stopped.
+//
+//	cluster.go        the loop, and the effects
+//	cluster_conf.go   nodes.conf and its copies
+//	cmd_cluster.go    CLUSTER
+
+const (
+	inputQueue = 1024 // packets that may wait for the loop
+	inputBatch = 64   // of which so many are taken under one lock
+	noFilter   = -1   // DEBUG DROP-CLUSTER-PACKET-FILTER
+)
+
+// clusterState is this server as a node of a cluster; nil without cluster mode.
+type clusterState struct {
+	core   *cluster.Core
+	bus    *bus.Bus
+	conf   *nodesFile
+	inputs chan cluster.Input
+	kick   chan struct{} // the core's deadline may be nearer than the loop knows
+	filter atomic.Int64  // type of packets that are dropped on arrival
+
+	// awaits: every move of the replication offset matters (core.AwaitsOffset).
+	awaits atomic.Bool
+	moved  chan struct{} // something of Host.Data changed
+
+	// Below: under the engine's lock.
+	reply       *cluster.Value // of the command that runs
+	pausedUntil time.Time      // a manual failover holds writes back
+	tlsServer   *tls.Config
+	tlsClient   *tls.Config
+}
+
+// openCluster reads nodes.conf, makes the core and opens the bus. The data is
+// not loaded yet.
+func (s *Server) openCluster() error {
+	if !s.cfg.ClusterEnabled {
+		return nil
+	}
+	c := &clusterState{
+		inputs: make(chan cluster.Input, inputQueue), kick: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+	}
+	c.filter.Store(noFilter)
+	conf, state, err := openNodesFile(s.fs, s.cfg.Dir, s.cfg.ClusterConfigFile, s.log)
+	if err != nil {
+		return err
+	}
+	c.conf = conf
+	var seed [32]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return err
+	}
+	s.cluster = c
+	c.core, err = cluster.New(time.Now(), s.clusterConfig(), cluster.Options{
+		Rand: mrand.New(mrand.NewChaCha8(seed)), Host: clusterHost{s}, State: state,
+	})
+	if errors.Is(err, cluster.ErrCorruptConf) {
+		s.log.Warning("%s", err)
+		return errors.New("Unrecoverable error: corrupted cluster config file.")
+	} else if err != nil {
+		return err
+	}
+	c.bus = bus.New(bus.Options{
+		Handle: func(in cluster.Input) { s.hearBus(c, in) },
+		Bad:    func(err error) { s.log.Warning("%s", err) },
+		Source: s.cfg.BindSourceAddr,
+		ServerTLS: func() *tls.Config {
+			s.e.Lock()
+			defer s.e.Unlock()
+			return c.tlsServer
+		},
+		ClientTLS: func() *tls.Config {
+			s.e.Lock()
+			defer s.e.Unlock()
+			return c.tlsClient
+		},
+		DialTimeout: func() time.Duration {
+			s.e.Lock()
+			defer s.e.Unlock()
+			return time.Duration(s.cfg.ClusterNodeTimeout) * time.Millisecond
+		},
+	})
+	c.bus.SetLimit(int64(min(s.cfg.ClusterLinkSendbufLimit, 1<<62)))
+	if err := s.clusterTLS(); err != nil {
+		return err
+	}
+	s.e.OnPublish = s.publishOnBus
+	s.e.SetView(c.core.View())
+	s.followClusterConfig()
+	return s.listenOnBus()
+}
+
+func (s *Server) clusterTLS() (err error) {
+	c := s.cluster
+	c.tlsServer, c.tlsClient = nil, nil
+	if !s.cfg.TLSCluster {
+		return nil
+	}
+	if c.tlsServer, err = process.ServerTLS(s.cfg); err == nil {
+		// Nodes authenticate each other, whatever clients do.
+		if c.tlsServer.ClientCAs != nil {
+			c.tlsServer.ClientAuth = tls.RequireAndVerifyClientCert
+		}
+		c.tlsClient, err = process.ClientTLS(s.cfg)
+	}
+	if err != nil {
+		return fmt.Errorf("Failed to configure TLS. Check logs for more info. (%w)", err)
+	}
+	return nil
+}
+
+// busPort is where other nodes connect to.
+func (s *Server) busPort() int {
+	if s.cfg.ClusterPort != 0 {
+		return s.cfg.ClusterPort
+	}
+	port := s.cfg.Port
+	if s.cfg.TLSCluster {
+		port = s.cfg.TLSPort
+	}
+	return port + cluster.BusPortIncr
+}
+
+func (s *Server) listenOnBus() error {
+	port := s.busPort()
+	if port > 65535 {
+		return errors.New("Redis port number too high for cluster mode. The cluster bus port is the port + 10000, or cluster-port, and must be below 65536. Exiting.")
+	}
+	if len(s.cfg.Bind) == 0 {
+		return errors.New("No bind address is configured, but it is required for the Cluster bus.")
+	}
+	err := process.EachBind(s.cfg, port, s.log, func(network, where string) error {
+		ln, err := process.ListenTCP(s.cfg, network, where)
+		if err != nil {
+			return err
+		}
+		s.cluster.bus.Serve(ln)
+		return nil
+	})
+	var failed *process.ListenError
+	if errors.As(err, &failed) {
+		return fmt.Errorf("Failed listening on port %d (cluster), aborting.", port)
+	}
+	return err
+}
+
+// clusterConfig is what the core obeys.
+func (s *Server) clusterConfig() cluster.Config {
+	c := s.cfg
+	ms := func(n int64) time.Duration { return time.Duration(min(n, int64(1)<<40)) * time.Millisecond }
+	return cluster.Config{
+		Port: c.Port, TLSPort: c.TLSPort, TLSCluster: c.TLSCluster, BusPort: c.ClusterPort,
+		AnnounceIP: c.ClusterAnnounceIP, AnnounceHostname: c.ClusterAnnounceHostname,
+		AnnouncePort: c.ClusterAnnouncePort, AnnounceTLSPort: c.ClusterAnnounceTLSPort, AnnounceBusPort: c.ClusterAnnounceBusPort,
+		Preferred:   endpointType(c.ClusterPreferredEndpointType),
+		NodeTimeout: ms(c.ClusterNodeTimeout), ReplicaValidityFactor: c.ClusterReplicaValidityFactor,
+		MigrationBarrier: c.ClusterMigrationBarrier, AllowReplicaMigration: c.ClusterAllowReplicaMigration,
+		RequireFullCoverage: c.ClusterRequireFullCoverage, ReplicaNoFailover: c.ClusterReplicaNoFailover,
+		AllowReadsWhenDown: c.ClusterAllowReadsWhenDown, AllowPubsubShardWhenDwn: c.ClusterAllowPubsubWhenDown,
+		PingReplicaPeriod: time.Duration(c.ReplPingReplicaPeriod) * time.Second,
+		Debug:             c.LogLevel == config.LogDebug,
+	}
+}
+
+func endpointType(e config.EndpointType) cluster.EndpointType {
+	switch e {
+	case config.EndpointHostname:
+		return cluster.EndpointHostname
+	case config.EndpointUnknown:
+		return cluster.EndpointUnknown
+	}
+	return cluster.EndpointIP
+}
+
+// followClusterConfig tells the core of CONFIG SET.
+func (s *Server) followClusterConfig() {
+	for _, name := range []string{
+		"cluster-node-timeout", "cluster-replica-validity-factor", "cluster-migration-barrier", "cluster-allow-replica-migration",
+		"cluster-require-full-coverage", "cluster-replica-no-failover", "cluster-allow-reads-when-down", "cluster-allow-pubsubshard-when-down",
+		"cluster-announce-ip", "cluster-announce-hostname", "cluster-announce-port", "cluster-announce-tls-port", "cluster-announce-bus-port",
+		"cluster-preferred-endpoint-type", "repl-ping-replica-period", "loglevel", "port", "tls-port", "tls-cluster",
+	} {
+		s.cfg.OnApply(name, func(string, string) error {
+			s.stepCluster(cluster.ConfigChanged{Config: s.clusterConfig()})
+			return nil
+		})
+	}
+	s.cfg.OnApply("cluster-link-sendbuf-limit", func(string, string) error {
+		s.cluster.bus.SetLimit(int64(min(s.cfg.ClusterLinkSendbufLimit, 1<<62)))
+		return nil
+	})
+	for _, name := range []string{"tls-cluster", "tls-cert-file", "tls-key-file", "tls-key-file-pass", "tls-client-cert-file", "tls-client-key-file",
+		"tls-client-key-file-pass", "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers", "tls-session-caching"} {
+		s.cfg.OnApply(name, func(string, string) error { return s.clusterTLS() })
+	}
+}
+
+// startCluster lets the core begin once the data is loaded, and reports whether
+// this node is a replica now. The engine's lock is held.
+func (s *Server) startCluster() bool {
+	if s.cluster == nil {
+		return false
+	}
+	s.carryOut(s.cluster.core.Start(time.Now()))
+	s.stepCluster(cluster.DataLoaded{})
+	return s.repl.isReplica.Load()
+}
+
+// closeCluster ends the bus. The loop has ended, or does not take inputs any more.
+func (s *Server) closeCluster() {
+	c := s.cluster
+	if c == nil || c.bus == nil {
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { // links that are at handing over an input must get rid of it
+		for {
+			select {
+			case <-c.inputs:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	c.bus.Close()
+	stop()
+	c.conf.close()
+}
+
+// hearBus takes an input from the bus.
+func (s *Server) hearBus(c *clusterState, in cluster.Input) {
+	if p, ok := in.(cluster.Packet); ok {
+		if f := c.filter.Load(); f != noFilter && int64(cluster.PacketType(p.Data)) == f {
+			s.log.Warning("Dropping packet that matches debug drop filter")
+			return
+		}
+	}
+	c.inputs <- in
+}
+
+// clusterLoop hands the core what happens, until the server ends.
+func (s *Server) clusterLoop() {
+	c := s.cluster
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	batch := make([]cluster.Input, 0, inputBatch)
+	for {
+		batch = batch[:0]
+		select {
+		case <-s.done:
+			return
+		case in := <-c.inputs:
+			batch = append(batch, in)
+		case <-c.moved:
+			batch = append(batch, cluster.DataChanged{})
+		case <-c.kick: // the timer is set anew below
+		case <-timer.C:
+			batch = append(batch, cluster.Timer{})
+		}
+	more:
+		for len(batch) > 0 && len(batch) < inputBatch {
+			select {
+			case in := <-c.inputs:
+				batch = append(batch, in)
+			default:
+				break more
+			}
+		}
+		timer.Reset(time.Until(s.stepAll(batch)))
+	}
+}
+
+// stepAll hands over a batch and returns when the core wants to be called next.
+func (s *Server) stepAll(batch []cluster.Input) time.Time {
+	s.e.Lock()
+	s.e.BeginBatch(time.Now().UnixMicro())
+	for i, in := range batch {
+		s.stepCluster(in)
+		batch[i] = nil
+	}
+	deadline := s.cluster.core.Deadline()
+	s.e.Unlock()
+	if len(batch) > 0 {
+		s.flushStream()
+	}
+	return deadline
+}
+
+// stepCluster hands one input to the core. The engine's lock is held, and the
+// core is not at work.
+func (s *Server) stepCluster(in cluster.Input) {
+	c := s.cluster
+	if s.shutdown.over {
+		return
+	}
+	before := c.core.Deadline()
+	s.carryOut(c.core.Step(time.Now(), in))
+	if u := c.pausedUntil; !u.IsZero() && !time.Now().Before(u) {
+		s.endManualPause()
+	}
+	if c.core.Deadline().Before(before) {
+		poke(c.kick)
+	}
+}
+
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default: // it has been told
+	}
+}
+
+// dataMoved tells the core that replication is elsewhere than it was.
+func (s *Server) dataMoved() {
+	if s.cluster != nil {
+		poke(s.cluster.moved)
+	}
+}
+
+// offsetMoved is dataMoved for a mere move of the offset, which rarely matters.
+func (s *Server) offsetMoved() {
+	if s.cluster != nil && s.cluster.awaits.Load() {
+		poke(s.cluster.moved)
+	}
+}
+
+// carryOut does what the core decided, in order.
+func (s *Server) carryOut(effects []cluster.Effect) {
+	c := s.cluster
+	for _, e := range effects {
+		switch e := e.(type) {
+		case cluster.Persist:
+			if err := c.conf.store(c.core.NodesConf(), e.Sync); err != nil {
+				s.log.Warning("%s", err)
+				s.log.Warning("Fatal: can't update cluster config file.")
+				s.shutdown.over = true
+				s.exit(1)
+				return // nothing that rests on it may happen
+			}
+		case cluster.Connect:
+			c.bus.Connect(e.Link, e.IP, e.Port)
+		case cluster.CloseLink:
+			c.bus.CloseLink(e.Link)
+		case cluster.Send:
+			c.bus.Send(e.Link, e.Data)
+		case cluster.Log:
+			s.log.Log(config.LogLevel(e.Level), "%s", e.Text)
+		case cluster.Reply:
+			c.reply = &e.Value
+		default:
+			s.carryOutData(e)
+		}
+	}
+	c.awaits.Store(c.core.AwaitsOffset())
+	if v := c.core.View(); v != s.e.View() {
+		s.e.SetView(v)
+	}
+}
+
+// carryOutData does what concerns data, replication and clients.
+func (s *Server) carryOutData(e cluster.Effect) {
+	c := s.cluster
+	switch e := e.(type) {
+	case cluster.FollowMaster:
+		port := e.Port
+		if e.PlainPort != 0 && !s.cfg.TLSReplication {
+			port = e.PlainPort
+		}
+		s.becomeReplica(config.ReplicaOf{Host: e.IP, Port: port}, !s.e.State.Loading && s.cluster.core != nil && s.e.Stream != nil)
+	case cluster.Promote:
+		s.becomeMaster()
+	case cluster.EmptyData:
+		s.e.FlushEverything()
+	case cluster.DropSlotKeys:
+		for _, n := range e.Slots {
+			s.e.DropSlot(n)
+		}
+	case cluster.DropShardChannels:
+		s.e.DropShardChannels(e.Slots)
+	case cluster.PauseWrites:
+		c.pausedUntil = e.Until
+		s.e.State.FailoverPause = true
+		s.pause(e.Until.UnixMilli(), true)
+	case cluster.ResumeWrites:
+		s.endManualPause()
+	case cluster.Deliver:
+		s.e.Deliver(e.Channel, e.Message, e.Sharded)
+	case cluster.Event:
+		s.log.Verbose("Cluster event: %s", describeEvent(e))
+	}
+}
+
+// endManualPause lets writes go on after a manual failover.
+func (s *Server) endManualPause() {
+	if s.cluster.pausedUntil.IsZero() {
+		return
+	}
+	s.cluster.pausedUntil = time.Time{}
+	s.e.State.FailoverPause = false
+	s.unpause()
+}
+
+// publishOnBus hands a client's message to the other nodes.
+func (s *Server) publishOnBus(channel, message []byte, sharded bool) {
+	s.stepCluster(cluster.Publish{Channel: append([]byte(nil), channel...), Message: append([]byte(nil), message...), Sharded: sharded})
+}
+
+// busLinks are the figures of INFO about links: their number and memory.
+func (s *Server) busLinks() (n int, bytes int64) {
+	if s.cluster == nil {
+		return 0, 0
+	}
+	return s.cluster.bus.Links()
+}
+
+// killBusLinks closes links of a node (DEBUG CLUSTERLINK KILL).
+func (s *Server) killBusLinks(id string, to, from bool) bool {
+	c := s.cluster
+	out, in, ok := c.core.LinksOf(id)
+	if !ok {
+		return false
+	}
+	kill := func(l cluster.LinkID) {
+		if l != 0 {
+			c.bus.CloseLink(l)
+			s.stepCluster(cluster.LinkDown{Link: l, Err: "killed"})
+		}
+	}
+	if to {
+		kill(out)
+	}
+	if from {
+		kill(in)
+	}
+	return true
+}
+
+// clusterHost answers what the core asks about this server. The engine's lock
+// is held.
+type clusterHost struct{ s *Server }
+
+// Data implements cluster.Host.
+func (h clusterHost) Data() cluster.Data {
+	s := h.s
+	d := cluster.Data{Offset: int64(s.streamEnd()), Empty: true}
+	if s.repl.isReplica.Load() {
+		d.MasterLinkUp = s.repl.linkState == linkConnected
+		switch {
+		case d.MasterLinkUp && s.repl.link != nil:
+			d.MasterSeen = time.Now().Add(-time.Duration(monotonic() - s.repl.link.lastIO.Load()))
+		case s.repl.everConnected:
+			d.MasterSeen = s.repl.downSince
+		}
+	}
+	for i := range s.ks.NumDB() {
+		if s.ks.DB(i).Len() > 0 {
+			d.Empty = false
+		}
+	}
+	return d
+}
+
+// CountKeysInSlot implements cluster.Host.
+func (h clusterHost) CountKeysInSlot(slot int) int { return h.s.ks.CountKeysInSlot(slot) }
+
+// KeysInSlot implements cluster.Host.
+func (h clusterHost) KeysInSlot(slot, most int) []string {
+	keys := h.s.ks.KeysInSlot(slot, most)
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		out[i] = string(k)
+	}
+	return out
+}
+
+// LinkBuffer implements cluster.Host.
+func (h clusterHost) LinkBuffer(id cluster.LinkID) (alloc, used int64) {
+	return h.s.cluster.bus.Buffered(id)
+}
+
+// --- CLUSTER ---
+
+func (s *Server) clusterCommands() []command.Spec {
+	const admin = command.Admin | command.Stale
+	const change = admin | command.NoAsyncLoading
+	unsteady := []string{"nondeterministic_output"}
+	sub := func(name string, arity int, flags command.Flag, tips []string) *command.Spec {
+		return &command.Spec{Name: name, Arity: arity, Flags: flags, Tips: tips, Run: s.cmdCluster}
+	}
+	return []command.Spec{{Name: "cluster", Arity: -2, Sub: []*command.Spec{
+		sub("addslots", -3, change, nil),
+		sub("addslotsrange", -4, change, nil),
+		sub("bumpepoch", 2, change, unsteady),
+		sub("count-failure-reports", 3, admin, unsteady),
+		sub("countkeysinslot", 3, command.Stale, nil),
+		sub("delslots", -3, change, nil),
+		sub("delslotsrange", -4, change, nil),
+		sub("failover", -2, change, nil),
+		sub("flushslots", 2, change, nil),
+		sub("forget", 3, change, nil),
+		sub("getkeysinslot", 4, command.Stale, unsteady),
+		sub("help", 2, command.Loading|command.Stale, nil),
+		sub("info", 2, command.Stale, unsteady),
+		sub("keyslot", 3, command.Stale, nil),
+		sub("links", 2, command.Stale, unsteady),
+		sub("meet", -4, change, nil),
+		sub("myid", 2, command.Stale, nil),
+		sub("nodes", 2, command.Stale, unsteady),
+		sub("replicas", 3, admin, unsteady),
+		sub("replicate", 3, change, nil),
+		sub("reset", -2, admin|command.NoScript, nil),
+		sub("saveconfig", 2, change, nil),
+		sub("set-config-epoch", 3, change, nil),
+		sub("setslot", -4, change, nil),
+		sub("shards", 2, command.Stale, unsteady),
+		sub("slaves", 3, admin, unsteady),
+		sub("slots", 2, command.Stale, unsteady),
+	}}}
+}
+
+func (s *Server) cmdCluster(c *command.Ctx) {
+	c.NoPropagate()
+	if s.cluster == nil {
+		c.Err("ERR This instance has cluster support disabled")
+		return
+	}
+	args := make([]string, len(c.Args)-1)
+	for i, a := range c.Args[1:] {
+		args[i] = string(a)
+	}
+	s.cluster.reply = nil
+	s.stepCluster(cluster.Command{Client: c.Client.ID, Args: args, TLS: c.Client.Has(command.FlagTLS)})
+	if v := s.cluster.reply; v != nil {
+		writeValue(c, v)
+	}
+}
+
+func writeValue(c *command.Ctx, v *cluster.Value) {
+	switch v.Kind {
+	case cluster.Null:
+		c.Null()
+	case cluster.Status:
+		c.Simple(v.Str)
+	case cluster.Error:
+		c.Err(v.Str)
+	case cluster.Int:
+		c.Int(v.Int)
+	case cluster.Bulk:
+		c.BulkStr(v.Str)
+	case cluster.Verbatim:
+		c.Verbatim("txt", v.Str)
+	case cluster.Array, cluster.Map:
+		if v.Kind == cluster.Map {
+			c.Map(len(v.Elems) / 2)
+		} else {
+			c.Array(len(v.Elems))
+		}
+		for i := range v.Elems {
+			writeValue(c, &v.Elems[i])
+		}
+	}
+}
+
+// --- DEBUG ---
+
+func debugClusterlink(s *Server, c *command.Ctx) {
+	if s.cluster == nil {
+		c.Err("ERR Debug option only available for cluster mode enabled setup!")
+		return
+	}
+	what := strings.ToLower(string(c.Args[3]))
+	if !c.Is(2, "kill") || (what != "to" && what != "from" && what != "all") {
+		c.ErrSub()
+		return
+	}
+	if id := string(c.Args[4]); !s.killBusLinks(id, what != "from", what != "to") {
+		c.Errf("ERR Unknown node %s", id)
+		return
+	}
+	c.OK()
+}
+
+func debugDropPackets(s *Server, c *command.Ctx) {
+	n, ok := c.IntArg(2)
+	if !ok {
+		return
+	}
+	if s.cluster != nil {
+		s.cluster.filter.Store(n)
+	}
+	c.OK()
+}
+
+// eventWords name what happened, for the log.
+var eventWords = map[cluster.EventKind]string{
+	cluster.EventPFail: "no-answer", cluster.EventFail: "failed", cluster.EventFailCleared: "back", cluster.EventElection: "election",
+	cluster.EventVote: "vote", cluster.EventWon: "elected", cluster.EventTakeover: "takeover", cluster.EventNewMaster: "new-master",
+	cluster.EventEpochBumped: "epoch", cluster.EventSlotsLost: "slots-lost", cluster.EventManualStart: "manual-failover",
+	cluster.EventForgotten: "forgotten", cluster.EventNodeJoined: "joined", cluster.EventElectionLost: "election-lost",
+}
+
+func describeEvent(e cluster.Event) string {
+	text := eventWords[e.Kind]
+	for _, f := range []struct{ name, value string }{{"node", e.Node}, {"other", e.Other}} {
+		if f.value != "" {
+			text += " " + f.name + "=" + f.value
+		}
+	}
+	if e.Epoch != 0 {
+		text += fmt.Sprintf(" epoch=%d", e.Epoch)
+	}
+	return text
+}

@@ -1,0 +1,376 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/test/proc"
+)
+
+var (
+	binary  string
+	genuine string
+)
+
+func TestMain(m *testing.M) {
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "skipped: no redis-server")
+		os.Exit(0)
+	}
+	genuine = path
+	dir, err := os.MkdirTemp("", "holdfast-cluster")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(dir, "holdfast")
+	if out, err := exec.Command("go", "build", "-o", binary, "holdfast/cmd/holdfast").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %s\n%s", err, out)
+		os.Exit(1)
+	}
+	// The tests mostly wait for gossip: more of them at a time than processors.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		_ = flag.Set("test.parallel", "5") // it was looked up in the line above
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+const (
+	deadline = 60 * time.Second
+	busAbove = 10000
+)
+
+// node is one server.
+type node struct {
+	t    *testing.T
+	port int
+	p    *proc.Process
+	pass string
+}
+
+func (n *node) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port)) }
+
+var (
+	portMu   sync.Mutex
+	nextPort = 11000 + os.Getpid()%700*10
+)
+
+// freePort returns a port that is free together with its bus port. Below the
+// ports that the kernel hands out, so that no connection takes it.
+func freePort(t *testing.T) int {
+	portMu.Lock()
+	defer portMu.Unlock()
+	for range 5000 {
+		p := nextPort
+		if nextPort++; nextPort > 19900 {
+			nextPort = 11000
+		}
+		if isFree(p) && isFree(p+busAbove) {
+			return p
+		}
+	}
+	t.Fatal("no free ports")
+	return 0
+}
+
+func isFree(port int) bool {
+	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	return ln.Close() == nil
+}
+
+// startNodes starts empty cluster nodes of genuine Redis, which the test's end
+// kills.
+func startNodes(t *testing.T, n int, args ...string) []*node {
+	t.Helper()
+	out := make([]*node, n)
+	for i := range out {
+		out[i] = start(t, append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "3000"}, args...)...)
+	}
+	for _, x := range out {
+		if err := x.p.Ready(deadline); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+func start(t *testing.T, args ...string) *node {
+	t.Helper()
+	n := &node{t: t, port: freePort(t)}
+	args = append([]string{"--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"}, args...)
+	p, err := proc.Start(proc.Spec{Argv: []string{genuine}, Dir: t.TempDir(), Port: n.port, Args: args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.p = p
+	t.Cleanup(p.Kill)
+	return n
+}
+
+// do runs a command; an error reply fails the test.
+func (n *node) do(args ...string) proc.Value {
+	n.t.Helper()
+	v := n.try(args...)
+	if v.Err() != nil {
+		n.t.Fatalf("%s: %q: %s", n.addr(), args, v.Str)
+	}
+	return v
+}
+
+func (n *node) try(args ...string) proc.Value {
+	n.t.Helper()
+	c := n.dial()
+	defer c.Close()
+	v, err := c.Do(args...)
+	if err != nil {
+		n.t.Fatalf("%s: %q: %s", n.addr(), args, err)
+	}
+	return v
+}
+
+func (n *node) id() string { n.t.Helper(); return n.do("CLUSTER", "MYID").Text() }
+
+func addrs(nodes []*node) (out []string) {
+	for _, n := range nodes {
+		out = append(out, n.addr())
+	}
+	return out
+}
+
+func (n *node) dial() *proc.Conn {
+	n.t.Helper()
+	c, err := proc.Dial(n.port, deadline)
+	if err == nil && n.pass != "" {
+		_, err = c.Must("AUTH", n.pass)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return c
+}
+
+// protect sets a password.
+func (n *node) protect(pass string) {
+	n.t.Helper()
+	n.do("CONFIG", "SET", "masterauth", pass)
+	n.do("CONFIG", "SET", "requirepass", pass)
+	n.pass = pass
+}
+
+// result is what --json prints.
+type result struct {
+	Verdict string
+	Reason  string
+	Slots   int `json:"slots_moved"`
+	Keys    int `json:"keys_moved"`
+	Plan    []map[string]string
+	Replies []struct {
+		Addr, Error string
+		Reply       any
+	}
+	Cluster struct {
+		Verdict  string
+		Covered  int `json:"slots_covered"`
+		Keys     int
+		Problems []struct{ Kind, Node, Text string }
+		Nodes    []struct {
+			Addr, ID, Role, State, Ranges, Master string
+			Slots, Keys, Replicas                 int
+		}
+	}
+	code int
+	text string
+}
+
+// command is a run of `holdfast cluster`.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, append([]string{"cluster"}, args...)...)
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+stateDir(t))
+	return cmd
+}
+
+var stateDirs sync.Map
+
+// stateDir is where plans of interrupted runs are kept: one for a test.
+func stateDir(t *testing.T) string {
+	if d, ok := stateDirs.Load(t.Name()); ok {
+		return d.(string)
+	}
+	d := t.TempDir()
+	stateDirs.Store(t.Name(), d)
+	return d
+}
+
+// admin runs `holdfast cluster` and reads its JSON.
+func admin(t *testing.T, args ...string) *result {
+	t.Helper()
+	cmd := command(t, append([]string{args[0], "--json", "--yes"}, args[1:]...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	r := &result{code: exitCode(t, cmd.Run())}
+	r.text = fmt.Sprintf("holdfast cluster %s\n%s%s", strings.Join(args, " "), stdout.String(), stderr.String())
+	if stdout.Len() > 0 {
+		if err := json.Unmarshal(stdout.Bytes(), r); err != nil {
+			t.Fatalf("%s: %s", err, r.text)
+		}
+	}
+	return r
+}
+
+func exitCode(t *testing.T, err error) int {
+	t.Helper()
+	var e *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &e):
+		return e.ExitCode()
+	}
+	t.Fatal(err)
+	return -1
+}
+
+// must is admin that has to end with a code.
+func must(t *testing.T, code int, args ...string) *result {
+	t.Helper()
+	r := admin(t, args...)
+	if r.code != code {
+		t.Fatalf("exit code %d, not %d: %s", r.code, code, r.text)
+	}
+	return r
+}
+
+// create makes a cluster.
+func create(t *testing.T, nodes []*node, replicas int) {
+	t.Helper()
+	must(t, 0, append([]string{"create", "--replicas", strconv.Itoa(replicas)}, addrs(nodes)...)...)
+}
+
+// fill writes keys through whichever node owns them.
+func fill(t *testing.T, nodes []*node, prefix string, n int) {
+	t.Helper()
+	conns := map[int]*proc.Conn{}
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	to := nodes[0].port
+	for i := range n {
+		for {
+			if conns[to] == nil {
+				c, err := proc.Dial(to, deadline)
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns[to] = c
+			}
+			v, err := conns[to].Do("SET", key(prefix, i), strconv.Itoa(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Err() == nil {
+				break
+			}
+			f := strings.Fields(v.Str)
+			if f[0] != "MOVED" {
+				t.Fatal(v.Str)
+			}
+			_, p, _ := net.SplitHostPort(f[2])
+			to, _ = strconv.Atoi(p)
+		}
+	}
+}
+
+func key(prefix string, i int) string { return prefix + strconv.Itoa(i) }
+
+// whole makes sure that every key is exactly where it belongs, with its value.
+func whole(t *testing.T, nodes []*node, prefix string, n int) {
+	t.Helper()
+	seen := map[string]string{}
+	for _, x := range nodes {
+		if x.try("ROLE").List[0].Str != "master" {
+			continue
+		}
+		c := x.dial()
+		keys, err := c.Must("KEYS", prefix+"*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range keys.List {
+			c.Send("ASKING") // a slot on its way here answers only so
+			c.Send("GET", k.Str)
+		}
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range keys.List {
+			v, err := c.Recv()
+			if err == nil {
+				v, err = c.Recv()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v.Err() != nil {
+				t.Fatalf("%s: GET %s: %s\n%s\n%s", x.addr(), k.Str, v.Str, x.do("CLUSTER", "NODES").Str, x.do("CLUSTER", "INFO").Str)
+			}
+			if old, twice := seen[k.Str]; twice {
+				t.Fatalf("key %s twice: %q, and %q on %s", k.Str, old, v.Str, x.addr())
+			}
+			seen[k.Str] = v.Str
+		}
+		c.Close()
+	}
+	if len(seen) != n {
+		t.Fatalf("%d keys instead of %d", len(seen), n)
+	}
+	for i := range n {
+		if v := seen[key(prefix, i)]; v != strconv.Itoa(i) {
+			t.Fatalf("key %s is %q", key(prefix, i), v)
+		}
+	}
+}
+
+// healthy has both administrators check the cluster.
+func healthy(t *testing.T, via *node) *result {
+	t.Helper()
+	r := must(t, 0, "check", via.addr(), "--wait", "20s")
+	cli, err := exec.LookPath("redis-cli")
+	if err != nil {
+		return r
+	}
+	out, err := exec.Command(cli, "--cluster", "check", via.addr(), "--cluster-search-multiple-owners").CombinedOutput()
+	if err != nil || strings.Contains(string(out), "[ERR]") || strings.Contains(string(out), "[WARNING]") {
+		t.Fatalf("redis-cli --cluster check: %v\n%s", err, out)
+	}
+	return r
+}
+
+// slotsOf is how many slots each address owns.
+func (r *result) slotsOf() map[string]int {
+	m := map[string]int{}
+	for _, n := range r.Cluster.Nodes {
+		m[n.Addr] = n.Slots
+	}
+	return m
+}
