@@ -188,7 +188,7 @@ func (c *Config) generalTable() []*Param {
 		yesNo(&o.CrashMemcheckEnabled, "crash-memcheck-enabled", true, Modifiable, "test the memory on a crash").
 			noEffect("memory is not tested on a crash"),
 		integer(&o.Databases, "databases", 1, maxInt, 16, Immutable, "number of databases that SELECT can choose from"),
-		yesNo(&o.AlwaysShowLogo, "always-show-logo", false, Immutable, "print a picture at start-up").noEffect("there is no picture"),
+		yesNo(&o.AlwaysShowLogo, "always-show-logo", false, Immutable, "print a picture at start-up even if nobody watches a terminal"),
 		yesNo(&o.SetProcTitle, "set-proc-title", true, Immutable, "show address and mode in the process list").noEffect(title),
 		c.procTitleParam().noEffect(title),
 		integer(&o.HZ, "hz", 0, maxInt, 10, Modifiable, "rounds of background work per second, held between 1 and 500"),

@@ -111,6 +111,15 @@ func (l *Logger) Log(level config.LogLevel, format string, args ...any) {
 	}
 }
 
+// Raw writes text as it is.
+func (l *Logger) Raw(level config.LogLevel, text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if level >= l.level {
+		l.write([]byte(text))
+	}
+}
+
 // Notice logs at level notice, Warning at level warning, Verbose at verbose,
 // Debug at debug.
 func (l *Logger) Notice(format string, args ...any)  { l.Log(config.LogNotice, format, args...) }

@@ -104,7 +104,7 @@ func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.C
 	s.core = core
 	process.WritePidFile(base, log)
 	log.Notice("monotonic clock: Go runtime %s", runtime.Version())
-	log.Notice("Running mode=sentinel, port=%d.", base.Port)
+	process.Announce(base, log, config.Version, "sentinel")
 	process.Notify(base, log, "STATUS=Ready to accept connections\nREADY=1")
 	if opts.Ready != nil {
 		var addrs []net.Addr

@@ -321,6 +321,7 @@ type rdbFacts struct {
 	replOffset uint64
 	hasOffset  bool
 	streamDB   int
+	say        func(format string, args ...any) // the log, nil: nobody is told
 }
 
 func (f *rdbFacts) aux(key, val []byte) error {
@@ -337,6 +338,8 @@ func (f *rdbFacts) aux(key, val []byte) error {
 		if n, err := strconv.Atoi(string(val)); err == nil {
 			f.streamDB = n
 		}
+	default:
+		f.tell(string(key), string(val))
 	}
 	return nil
 }
@@ -355,9 +358,25 @@ func (s *Server) loadFile(fs vfs.FS, path string, keepExpired bool) (rdbFacts, e
 	return s.loadRDB(f, keepExpired)
 }
 
+// tell logs what a snapshot says of its origin.
+func (f *rdbFacts) tell(key, val string) {
+	if f.say == nil {
+		return
+	}
+	n, err := strconv.ParseInt(val, 10, 64)
+	switch {
+	case key == "redis-ver":
+		f.say("Loading RDB produced by version %s", val)
+	case key == "ctime" && err == nil:
+		f.say("RDB age %d seconds", max(0, time.Now().Unix()-n))
+	case key == "used-mem" && err == nil:
+		f.say("RDB memory usage when created %.2f Mb", float64(n)/(1<<20))
+	}
+}
+
 // loadRDB loads an RDB stream into the keyspace.
 func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
-	facts := rdbFacts{streamDB: -1}
+	facts := rdbFacts{streamDB: -1, say: s.log.Notice}
 	l := &keyspace.Loader{KS: s.ks, DB: s.ks.DB(0), OnAux: facts.aux, OnOpaque: opaqueKey, OnFunc: functionCode}
 	if !keepExpired {
 		l.DropBeforeMs = time.Now().UnixMilli()
@@ -371,6 +390,9 @@ func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
 		err = errStopped
 	}
 	s.persist.loadedKeys, s.persist.expiredKeys = l.Loaded, l.Expired
+	if err == nil {
+		s.log.Notice("Done loading RDB, keys loaded: %d, keys expired: %d.", l.Loaded, l.Expired)
+	}
 	return facts, err
 }
 

@@ -32,6 +32,7 @@ import (
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/keyspace"
+	"holdfast/internal/redis/logline"
 	"holdfast/internal/redis/process"
 )
 
@@ -56,6 +57,7 @@ type Server struct {
 	e   *command.Engine
 	ks  *keyspace.Keyspace
 
+	begun   atomic.Bool // the process has said what it is
 	runID   string
 	started time.Time
 	exe     string
@@ -168,8 +170,11 @@ var epoch = time.Now()
 // monotonic is a time in nanoseconds that never goes back.
 func monotonic() int64 { return int64(time.Since(epoch)) }
 
-// Role is the letter of the log lines: M, or S for a replica.
+// Role is the letter of the log lines: M, or S for a replica; C before either.
 func (s *Server) Role() byte {
+	if !s.begun.Load() {
+		return logline.Child
+	}
 	if s.e != nil && s.repl.isReplica.Load() {
 		return 'S'
 	}

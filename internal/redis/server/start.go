@@ -97,7 +97,8 @@ func (s *Server) banner() {
 	if s.cfg.ClusterEnabled {
 		mode = "cluster"
 	}
-	s.log.Notice("Running mode=%s, port=%d.", mode, s.cfg.Port)
+	s.begun.Store(true)
+	process.Announce(s.cfg, s.log, Version, mode)
 }
 
 // loopCount is how many loops serve: io-loops, or one up to three processors
