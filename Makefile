@@ -23,14 +23,16 @@ lint: ## gofmt, vet, staticcheck (the import directions are a test)
 test: peers lint ## everything that CI runs: lint, unit, crash, simulation, interop
 	@scripts/test.sh
 
-bench: peers build ## speed and size beside genuine Redis, as a table
+bench: peers build ## speed and size beside genuine Redis, as a table; geometry and cost of arrays
 	$(GO) run ./test/bench
+	$(GO) test ./internal/raid/ -count=1 -v -run 'Geometry'
+	$(GO) test ./internal/raid/... ./internal/journal/ -run '^$$' -bench 'Parity|OnArray'
 
 fuzz: ## every fuzz target for FUZZTIME (default 1h each)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-sim: ## many more seeds of the simulator
-	$(GO) test ./internal/sim/ -count=1 -timeout 0 -sim.seeds=100000
+sim: ## many more seeds of the simulator; clusters of up to 1,000 nodes
+	$(GO) test ./internal/sim/ -count=1 -timeout 0 -v -sim.seeds=100000 -sim.cluster.seeds=100000 -sim.cluster.large
 
 soak: peers ## long forms of the crash tests
-	HOLDFAST_SOAK=1 $(GO) test ./test/crash/ ./test/peers/ ./test/server/ -count=1 -timeout 0 -v
+	HOLDFAST_SOAK=1 $(GO) test ./internal/raid/ ./test/crash/ ./test/peers/ ./test/server/ -count=1 -timeout 0 -v

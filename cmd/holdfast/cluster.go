@@ -96,7 +96,7 @@ func (f *clusterFlags) moving(c *cobra.Command) {
 	p := c.Flags()
 	f.o.MigrateTimeout = time.Minute
 	p.Var((*milliseconds)(&f.o.MigrateTimeout), "timeout", "timeout of MIGRATE: milliseconds, or with a unit (60s)")
-	p.IntVar(&f.o.Pipeline, "pipeline", 10, "keys per MIGRATE")
+	p.IntVar(&f.o.Pipeline, "pipeline", 0, "keys per MIGRATE (0: as many as take a few milliseconds)")
 	p.BoolVar(&f.o.Replace, "replace", false, "a key that the target has already is overwritten")
 }
 
@@ -127,11 +127,8 @@ func (f *clusterFlags) options(seeds ...string) (ops.ClusterOptions, error) {
 	if o.MigrateTimeout == 0 {
 		o.MigrateTimeout = time.Minute
 	}
-	if o.Pipeline == 0 {
-		o.Pipeline = 10
-	}
-	if o.Pipeline < 1 || o.Pipeline > 100000 {
-		return o, errors.New("--pipeline must be between 1 and 100000")
+	if o.Pipeline < 0 || o.Pipeline > 100000 {
+		return o, errors.New("--pipeline must be between 0 and 100000")
 	}
 	if dir, err := os.UserCacheDir(); err == nil {
 		o.StateDir = filepath.Join(dir, "holdfast", "cluster")

@@ -212,6 +212,10 @@ func diskDrill(run func(context.Context, ops.DrillOptions) (*ops.DiskReport, err
 	return func(ctx context.Context, o ops.DrillOptions) (drillReport, error) { return run(ctx, o) }
 }
 
+func partition(run func(context.Context, ops.DrillOptions) (*ops.PartitionReport, error)) func(context.Context, ops.DrillOptions) (drillReport, error) {
+	return func(ctx context.Context, o ops.DrillOptions) (drillReport, error) { return run(ctx, o) }
+}
+
 func drillCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "drill",
@@ -246,7 +250,11 @@ Exit code: 0 nothing lost, 1 acknowledged writes lost, 2 it is not healthy again
 	}
 	add("kill-primary", "Kill the master's process (kill -9)", failover(ops.KillPrimary))
 	add("pause-primary", "Stop the master's process for a while (SIGSTOP)", failover(ops.PausePrimary))
+	add("partition", "Cut the master off from everybody but one client, and let it come back", partition(ops.Partition))
 	add("kill-host", "Kill as many masters of a cluster at once as leave a majority (kill -9)", failover(ops.KillHost))
+	add("reshard-under-load", "Move slots between two masters of a cluster", func(ctx context.Context, o ops.DrillOptions) (drillReport, error) {
+		return ops.ReshardUnderLoad(ctx, o)
+	})
 	add("lose-disk", "Take a disk of the master's array away, and bring it back", diskDrill(ops.LoseDisk))
 	add("corrupt-disk", "Flip bytes on a disk of the master's array", diskDrill(ops.CorruptDisk))
 	f := c.PersistentFlags()
@@ -254,8 +262,11 @@ Exit code: 0 nothing lost, 1 acknowledged writes lost, 2 it is not healthy again
 	f.DurationVar(&o.Before, "before", 2*time.Second, "how long to write before the failure")
 	f.DurationVar(&o.After, "after", 2*time.Second, "how long to write after writes are back")
 	f.DurationVar(&o.Limit, "limit", 60*time.Second, "when to give up")
-	f.DurationVar(&o.Pause, "pause", 6*time.Second, "pause-primary: how long")
+	f.DurationVar(&o.Pause, "pause", 6*time.Second, "pause-primary, partition: how long")
 	f.IntVar(&o.Disk, "disk", 1, "lose-disk, corrupt-disk: slot of the member of the array")
+	f.IntVar(&o.Slots, "slots", 200, "reshard-under-load: how many slots move")
+	f.IntVar(&o.FillMB, "fill", 64, "reshard-under-load: MiB of values that move with them")
+	f.IntVar(&o.Clients, "clients", 8, "reshard-under-load: clients that write to these slots meanwhile")
 	f.IntVar(&o.Flips, "flips", 20, "corrupt-disk: how many bytes to flip")
 	f.BoolVar(&o.JSON, "json", false, "print the report as JSON")
 	return c

@@ -23,7 +23,7 @@ type ClusterOptions struct {
 	Timeout        time.Duration // of connecting and of each command
 	MigrateTimeout time.Duration // of MIGRATE, as it is told to the source
 	Settle         time.Duration // how long views may take to agree
-	Pipeline       int           // keys per MIGRATE
+	Pipeline       int           // keys per MIGRATE; 0: as many as the source moves without a pause that clients notice
 	Replace        bool          // a key that both ends have is overwritten by the source's
 	Yes            bool
 	DryRun         bool
@@ -40,6 +40,7 @@ type clusterAdmin struct {
 	m     *clusterMap
 	res   *ClusterResult
 	began time.Time
+	batch batchSize
 	// before is called before every command that changes a node; an error stands
 	// for the end of the administrator just there. For tests.
 	before func(addr string, args []string) error

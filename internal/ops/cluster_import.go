@@ -118,7 +118,7 @@ func (im *importer) scan(ctx context.Context, total int) error {
 			return fmt.Errorf("%s: unexpected reply to SCAN", im.o.From)
 		}
 		cursor = v.Elems[0].String()
-		for part := range slices.Chunk(v.Elems[1].Elems, max(1, im.o.Pipeline)) {
+		for part := range slices.Chunk(v.Elems[1].Elems, im.batch.keys(im.o.Pipeline)) {
 			if ctx.Err() != nil {
 				return errInterrupted
 			}
@@ -153,10 +153,12 @@ func (im *importer) importKeys(keys []resp.Value) error {
 		}
 	}
 	limit := im.o.MigrateTimeout*time.Duration(len(keys)) + migrateGrace
+	began := time.Now()
 	v, err := im.source.pipe(im.o.From, limit, cmds...)
 	if err != nil {
 		return fmt.Errorf("%s: MIGRATE: %w", im.o.From, err)
 	}
+	im.batch.took(len(keys), time.Since(began))
 	for i, r := range v {
 		switch err := r.Err(); {
 		case err == nil:

@@ -113,7 +113,7 @@ func (a *clusterAdmin) gaveUp(slots []int, from, to *clusterNode) bool {
 func (a *clusterAdmin) drain(n int, from, to *clusterNode, mine bool) error {
 	last, same := "", 0
 	for {
-		v, err := a.change(from, []string{"CLUSTER", "GETKEYSINSLOT", strconv.Itoa(n), strconv.Itoa(a.o.Pipeline)})
+		v, err := a.change(from, []string{"CLUSTER", "GETKEYSINSLOT", strconv.Itoa(n), strconv.Itoa(a.batch.keys(a.o.Pipeline))})
 		if err != nil || len(v[0].Elems) == 0 {
 			return err
 		}
@@ -130,6 +130,39 @@ func (a *clusterAdmin) drain(n int, from, to *clusterNode, mine bool) error {
 		if err := a.migrate(n, from, to, keys, mine); err != nil {
 			return err
 		}
+	}
+}
+
+// batchSize finds out how many keys to give to one MIGRATE. The source serves
+// nobody else while it runs, so that it shall be short; but each costs a round
+// trip of its own.
+type batchSize struct{ now int }
+
+const (
+	batchFirst = 10 // as redis-cli has it
+	batchMost  = 1000
+	batchFast  = 4 * time.Millisecond  // below, twice as many
+	batchSlow  = 16 * time.Millisecond // above, half as many
+)
+
+// keys is how many keys to ask for; fixed, unless 0, is what the user said.
+func (b *batchSize) keys(fixed int) int {
+	if fixed > 0 {
+		return fixed
+	}
+	if b.now == 0 {
+		b.now = batchFirst
+	}
+	return b.now
+}
+
+// took learns from a MIGRATE.
+func (b *batchSize) took(keys int, d time.Duration) {
+	switch {
+	case d > batchSlow:
+		b.now = max(1, min(b.now, keys)/2)
+	case d < batchFast && keys == b.now:
+		b.now = min(batchMost, b.now*2)
 	}
 }
 
@@ -154,9 +187,11 @@ const migrateTries = 3
 
 // migrate moves keys; those that both ends have are looked at one by one.
 func (a *clusterAdmin) migrate(n int, from, to *clusterNode, keys []string, mine bool) error {
+	began := time.Now()
 	err := a.sendMigrate(from, a.migrateCommand(to, keys, a.o.Replace))
 	switch {
 	case err == nil:
+		a.batch.took(len(keys), time.Since(began))
 		a.res.Keys += int64(len(keys))
 	case isReply(err, "BUSYKEY"):
 		return a.migrateBusy(n, from, to, keys, mine)

@@ -583,3 +583,32 @@ func TestSharesAreExact(t *testing.T) {
 		}
 	}
 }
+
+// TestBatchSizeFollowsTheTimeThatMigrateTakes, and never the other way, nor
+// beyond its bounds.
+func TestBatchSizeFollowsTheTimeThatMigrateTakes(t *testing.T) {
+	var b batchSize
+	if b.keys(7) != 7 || b.keys(0) != batchFirst {
+		t.Fatal(b)
+	}
+	for range 20 {
+		b.took(b.keys(0), 0)
+	}
+	if b.keys(0) != batchMost {
+		t.Fatal(b)
+	}
+	b.took(3, 0) // the rest of a slot says nothing
+	if b.keys(0) != batchMost {
+		t.Fatal(b)
+	}
+	for range 20 {
+		b.took(b.keys(0), batchSlow+1)
+	}
+	if b.keys(0) != 1 {
+		t.Fatal(b)
+	}
+	b.took(1, 0)
+	if b.keys(0) != 2 {
+		t.Fatal(b)
+	}
+}

@@ -23,8 +23,10 @@ type DrillOptions struct {
 	Pause  time.Duration // pause-primary: how long the master is stopped
 	Disk   int           // lose-disk, corrupt-disk: slot of the member
 	Flips  int           // corrupt-disk: bytes to flip
-	Out    io.Writer
-	JSON   bool
+	// reshard-under-load: how much moves, and how many write meanwhile.
+	Slots, FillMB, Clients int
+	Out                    io.Writer
+	JSON                   bool
 }
 
 // DrillReport is the verdict of a drill. Durations are counted from the moment

@@ -62,13 +62,14 @@ type node struct {
 	port int
 	p    *proc.Process
 	pass string
+	tls  int // its TLS port, if it has one
 }
 
 func (n *node) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(n.port)) }
 
 var (
 	portMu   sync.Mutex
-	nextPort = 11000 + os.Getpid()%700*10
+	nextPort = 11000 + os.Getpid()%300*10
 )
 
 // freePort returns a port that is free together with its bus port. Below the
@@ -78,7 +79,7 @@ func freePort(t *testing.T) int {
 	defer portMu.Unlock()
 	for range 5000 {
 		p := nextPort
-		if nextPort++; nextPort > 19900 {
+		if nextPort++; nextPort > 15900 {
 			nextPort = 11000
 		}
 		if isFree(p) && isFree(p+busAbove) {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -82,10 +83,23 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// freeBase returns a port from which n ports, and as many 20000 above, are free.
+// bases hands out ports: tests run beside each other.
+var bases struct {
+	sync.Mutex
+	next int
+}
+
+// freeBase returns a port from which n ports, at most 10, and as many 20000 above,
+// are free. No other call returns the same.
 func freeBase(t interface{ Fatal(...any) }, n int) int {
-	for base := 21000 + os.Getpid()%3000*6; base < 44000; base += 10 {
+	bases.Lock()
+	defer bases.Unlock()
+	if bases.next == 0 {
+		bases.next = 21000 + os.Getpid()%3000*6
+	}
+	for base := bases.next; base < 44000; base += 10 {
 		if allFree(base, n) && allFree(base+20000, n) {
+			bases.next = base + 10
 			return base
 		}
 	}

@@ -310,6 +310,7 @@ func (c *Core) setSlotNode(s int, id string) Value {
 			c.logf(Warning, "configEpoch updated after importing slot %d", s)
 		}
 		delete(c.importing, s)
+		c.todo |= todoSync // the other side gives the slot up for good
 		c.pongAll()
 	}
 	return replyOK

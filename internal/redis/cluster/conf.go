@@ -287,8 +287,34 @@ const (
 	FromGeneration               // the newer whole generation file
 )
 
-// ChooseState picks the state to start from: a nodes.conf that parses, else
-// the newer whole generation. A nodes.conf without its last line (vars), which
+// keepVote is nodesConf with the epochs of a copy of the same node where those
+// are higher: a file that was put back, or written over in place and cut off in
+// the middle, must not make the node vote again in an epoch.
+func keepVote(nodesConf []byte, cf *conf, whole []byte) []byte {
+	if whole == nil {
+		return nodesConf
+	}
+	old, err := parseConf(whole)
+	if err != nil || old.myself() != cf.myself() || (old.lastVoteEpoch <= cf.lastVoteEpoch && old.currentEpoch <= cf.currentEpoch) {
+		return nodesConf
+	}
+	return fmt.Appendf(bytes.Clone(nodesConf), "\nvars currentEpoch %d lastVoteEpoch %d\n",
+		max(old.currentEpoch, cf.currentEpoch), max(old.lastVoteEpoch, cf.lastVoteEpoch))
+}
+
+// myself is the id of the node whose file it is.
+func (cf *conf) myself() string {
+	for i := range cf.nodes {
+		if cf.nodes[i].flags.Has(FlagMyself) {
+			return cf.nodes[i].id
+		}
+	}
+	return ""
+}
+
+// ChooseState picks the state to start from: a nodes.conf that parses, with the
+// epochs of the newer whole generation where they are higher, else that
+// generation. A nodes.conf without its last line (vars), which
 // Redis always writes, counts as torn while there is a whole generation. All of
 // them may be nil or empty. The error is ErrCorruptConf when there is something,
 // but nothing that can be used: the node must not start with a new identity.
@@ -310,7 +336,7 @@ func ChooseState(nodesConf, genA, genB []byte) (state []byte, generation uint64,
 	if !blank {
 		cf, perr := parseConf(nodesConf)
 		if perr == nil && (cf.hasVars || best == nil) {
-			return nodesConf, generation, FromNodesConf, nil
+			return keepVote(nodesConf, cf, best), generation, FromNodesConf, nil
 		}
 		err = perr
 	}

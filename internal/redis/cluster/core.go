@@ -58,14 +58,16 @@ type Core struct {
 	now     instant
 	wallOff int64 // what turns an instant into the wall clock, ms
 
-	myself    *node
-	nodes     []*node // in the order in which they became known
-	byID      map[string]*node
-	slots     [Slots]uint16 // owner by its number in nums, 0: none
-	nums      []*node       // by number; nil: free
-	migrating map[int]*node
-	importing map[int]*node
-	banned    map[string]instant // forgotten nodes, until when
+	myself       *node
+	nodes        []*node // in the order in which they became known
+	byID         map[string]*node
+	slots        [Slots]uint16 // owner by its number in nums, 0: none
+	nums         []*node       // by number; nil: free
+	unclaimed    bitmap        // slots whose owner does not claim them any more
+	anyUnclaimed bool          // unclaimed may have a bit set
+	migrating    map[int]*node
+	importing    map[int]*node
+	banned       map[string]instant // forgotten nodes, until when
 
 	links    map[LinkID]*link
 	nextLink LinkID
@@ -76,7 +78,7 @@ type Core struct {
 	ok              bool
 	size            int     // masters with slots
 	fullSize        int     // size when every slot had an owner for the last time
-	fullAt          instant // and when that was
+	lostAt          instant // since when not every slot has one; 0: all have
 	firstState      instant // first look at the state
 	amongMinority   instant // last time we were in a minority
 	inMinority      bool
@@ -94,6 +96,7 @@ type Core struct {
 	nextRandom instant
 	pfailCount int
 	gossipSeq  uint64
+	announce   bool // our new epoch is owed to everybody within a second
 
 	sent, received [msgTypes]int64
 	limitExceeded  int64
@@ -369,7 +372,7 @@ func (c *Core) timeout() instant { return instant(c.cfg.NodeTimeout / time.Milli
 // hands, its slots may have no owner in our eyes for a moment: it still counts.
 func (c *Core) quorum() int {
 	size := c.size
-	if !c.plain && c.fullSize > size && c.now-c.fullAt < fullSizeMemory*c.timeout() {
+	if !c.plain && c.fullSize > size && c.lostAt != 0 && c.now-c.lostAt < fullSizeMemory*c.timeout() {
 		size = c.fullSize
 	}
 	if c.faults.QuorumByHalf {

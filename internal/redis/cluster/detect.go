@@ -34,6 +34,7 @@ func (c *Core) tick() {
 	if c.now >= c.nextRandom {
 		c.nextRandom = c.now + randomPingPeriod
 		c.pingRandom()
+		c.announceEpoch()
 	}
 	calm = min(calm, c.nextRandom)
 	newPFail := false
@@ -66,6 +67,15 @@ func (c *Core) tick() {
 		c.nextTick = min(c.nextTick, c.now+tickPeriod)
 	}
 	c.nextTick = max(c.nextTick, c.now+1)
+}
+
+// announceEpoch tells everybody of a config epoch that a collision gave us, at
+// most once a second: while a cluster is made, many collide.
+func (c *Core) announceEpoch() {
+	if c.announce && !c.plain {
+		c.pongAll()
+	}
+	c.announce = false
 }
 
 // reconnectAfter is the pause between two attempts to connect to a node.

@@ -9,6 +9,7 @@ type election struct {
 	sent      bool
 	epoch     uint64 // of the request for votes
 	rank      int
+	rankDelay instant // what the rank costs
 	shardRank int
 	shardBase instant        // since when shardRank is what it is
 	votes     map[*node]bool // who voted for us in epoch
@@ -20,11 +21,12 @@ type election struct {
 
 // Delays of an election, in ms.
 const (
-	rankStep      = 500 // per sibling with better data, or the same and a smaller id
-	shardStep     = 50  // per shard that failed with ours and comes first
-	offsetWait    = 250 // for siblings whose offset is older than the loss of the master
-	offsetMargin  = 100 // how much later a report must be to be of the final offset
-	contestedWait = 100 // for the votes of an epoch in which another one asked, too
+	betterStep    = 1200 // per sibling with better data: a genuine one may take 1100
+	equalStep     = 500  // per sibling with the same data and a smaller id
+	shardStep     = 50   // per shard that failed with ours and comes first
+	offsetWait    = 250  // for siblings whose offset is older than the loss of the master
+	offsetMargin  = 100  // how much later a report must be to be of the final offset
+	contestedWait = 100  // for the votes of an epoch in which another one asked, too
 	maxQuick      = 8
 
 	plainFixedDelay  = 500 // Redis's, when the improvements are off
@@ -150,12 +152,13 @@ func (c *Core) planElection() {
 		c.todo |= todoFailover
 	case c.faults.IgnoreRank:
 	case c.plain:
-		e.rank = c.rank(offset)
-		e.readyAt += plainFixedDelay + instant(c.rand.IntN(plainRandomDelay)) + instant(e.rank)*plainRankStep
+		e.rank, e.rankDelay = c.rank(offset)
+		e.readyAt += plainFixedDelay + instant(c.rand.IntN(plainRandomDelay)) + e.rankDelay
 	default:
 		e.offsets = c.now + offsetWait
-		e.rank, e.shardRank = c.rank(offset), c.shardRank()
-		e.readyAt += instant(e.rank) * rankStep
+		e.rank, e.rankDelay = c.rank(offset)
+		e.shardRank = c.shardRank()
+		e.readyAt += e.rankDelay
 	}
 	c.logf(Warning, "Start of election delayed for %d milliseconds (rank #%d, offset %d).", e.startAt()-c.now, e.rank, offset)
 	c.pongShard() // so that they know our offset
@@ -167,14 +170,10 @@ func (c *Core) adjustElection() {
 	if c.faults.IgnoreRank {
 		return
 	}
-	step := instant(rankStep)
-	if c.plain {
-		step = plainRankStep
-	}
-	if r := c.rank(c.host.Data().Offset); r > e.rank {
-		added := instant(r-e.rank) * step
+	if r, delay := c.rank(c.host.Data().Offset); delay > e.rankDelay {
+		added := delay - e.rankDelay
 		e.readyAt += added
-		e.rank = r
+		e.rank, e.rankDelay = r, delay
 		c.logf(Warning, "Replica rank updated to #%d, added %d milliseconds of delay.", r, added)
 	}
 	if c.plain {
@@ -188,27 +187,29 @@ func (c *Core) adjustElection() {
 	}
 }
 
-// rank counts the siblings that are the better choice.
-func (c *Core) rank(offset int64) int {
-	rank := 0
+// rank counts the siblings that are the better choice, and says how long to
+// wait for them.
+func (c *Core) rank(offset int64) (rank int, delay instant) {
 	for _, r := range c.myself.master.replicas {
 		if r == c.myself || r.flags.Has(FlagNoFailover) {
 			continue
 		}
-		if c.plain {
+		switch {
+		case c.plain:
 			if r.replOffset > offset {
 				rank++
+				delay += plainRankStep
 			}
-			continue
-		}
-		if r.flags&(FlagFail|FlagPFail) != 0 {
-			continue
-		}
-		if r.replOffset > offset || (r.replOffset == offset && r.id < c.myself.id) {
+		case r.flags&(FlagFail|FlagPFail) != 0:
+		case r.replOffset > offset:
 			rank++
+			delay += betterStep
+		case r.replOffset == offset && r.id < c.myself.id:
+			rank++
+			delay += equalStep
 		}
 	}
-	return rank
+	return rank, delay
 }
 
 // shardRank counts the shards that failed with ours, can be repaired, and come
@@ -319,7 +320,7 @@ func (c *Core) retryIfHopeless() {
 	c.event(EventElectionLost, c.myself.master, nil, e.epoch)
 	next := election{
 		planned: c.now, readyAt: c.now + instant(c.rand.IntN(shardStep/2)), shardBase: c.now,
-		rank: e.rank, shardRank: c.shardRank(), quick: e.quick + 1, votes: e.votes,
+		rank: e.rank, rankDelay: e.rankDelay, shardRank: c.shardRank(), quick: e.quick + 1, votes: e.votes,
 	}
 	c.election = next
 	c.wake(c.election.startAt())
@@ -384,7 +385,7 @@ func (c *Core) onAuthRequest(n *node, p packet) {
 	}
 	claim := p.configEpoch()
 	for s := range Slots {
-		if o := c.owner(s); o != nil && o.configEpoch > claim && bitSet(p.slots(), s) && !c.faults.SkipVoteSlotCheck {
+		if o := c.owner(s); o != nil && o.configEpoch > claim && bitSet(p.slots(), s) && !bitSet(c.unclaimed[:], s) && !c.faults.SkipVoteSlotCheck {
 			c.logf(Warning, "Failover auth denied to %s: slot %d epoch (%d) > reqEpoch (%d)", n.id, s, o.configEpoch, claim)
 			return
 		}

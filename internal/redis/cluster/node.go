@@ -226,6 +226,7 @@ func (c *Core) addSlot(n *node, s int) bool {
 	n.numSlots++
 	n.slotText = nil
 	c.slots[s] = c.number(n)
+	c.unclaimed[s>>3] &^= 1 << (s & 7)
 	c.viewDirty = true
 	// A master with its first slot may be given replicas when others have some.
 	if n.numSlots == 1 && c.mastersHaveReplicas() {

@@ -278,11 +278,15 @@ func (c *Core) onClaim(sender *node, p packet) {
 	}
 	owner := shardOf(sender)
 	if owner.isReplica() || string(owner.slotBytes()) == string(p.slots()) {
+		if owner == sender && c.anyUnclaimed {
+			c.noteUnclaimed(sender, p.slots()) // it claims them again
+		}
 		c.resolveCollision(sender, p)
 		return
 	}
 	epoch := p.configEpoch()
 	if sender.isMaster() {
+		c.noteUnclaimed(sender, p.slots())
 		c.updateSlots(sender, epoch, p.slots())
 	}
 	if !c.faults.NoUpdate {
@@ -291,12 +295,27 @@ func (c *Core) onClaim(sender *node, p packet) {
 	c.resolveCollision(sender, p)
 }
 
+// noteUnclaimed remembers the slots that n owns in our eyes and does not claim
+// any more: it gave them away, and we have not heard to whom. They stay its own,
+// so that the cluster stays whole and clients are sent there, but anybody may
+// claim them, and nobody is told by us that they are n's. Redis keeps them for
+// ever if the new owner has the smaller epoch.
+func (c *Core) noteUnclaimed(n *node, claim []byte) {
+	if c.plain || n.slots == nil {
+		return
+	}
+	for i, have := range n.slots {
+		c.unclaimed[i] = c.unclaimed[i]&^have | have&^claim[i]
+	}
+	c.anyUnclaimed = c.unclaimed != zeroSlots
+}
+
 // correct sends an UPDATE to a node that claims a slot whose owner has a newer
 // config epoch.
 func (c *Core) correct(sender *node, epoch uint64, slots []byte) {
 	var newer *node
 	eachSlot(slots, func(s int) {
-		if o := c.owner(s); newer == nil && o != nil && o != sender && o.configEpoch > epoch {
+		if o := c.owner(s); newer == nil && o != nil && o != sender && o.configEpoch > epoch && !bitSet(c.unclaimed[:], s) {
 			newer = o
 		}
 	})
@@ -317,6 +336,7 @@ func (c *Core) resolveCollision(sender *node, p packet) {
 	c.currentEpoch++
 	c.setMyEpoch(c.currentEpoch)
 	c.logf(Verbose, "WARNING: configEpoch collision with node %s. configEpoch set to %d", sender.id, me.configEpoch)
+	c.announce = true // whoever takes a slot from us must beat the new epoch
 }
 
 // onUpdate takes over the configuration of a third node.
@@ -355,7 +375,7 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		if o == n || c.importing[s] != nil {
 			return // an importing slot is closed by hand
 		}
-		if o != nil && o.configEpoch >= epoch && !c.faults.StaleSlotClaim {
+		if o != nil && o.configEpoch >= epoch && !bitSet(c.unclaimed[:], s) && !c.faults.StaleSlotClaim {
 			return
 		}
 		if o == me {

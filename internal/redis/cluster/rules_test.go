@@ -430,7 +430,8 @@ func TestChooseState(t *testing.T) {
 		corrupt bool
 	}{
 		{"nothing", nil, nil, nil, nil, FromNothing, false},
-		{"nodes.conf", old, a, b, old, FromNodesConf, false},
+		{"nodes.conf", newer, a, b, newer, FromNodesConf, false},
+		{"nodes.conf that was put back", old, a, b, []byte(rulesConf + "\nvars currentEpoch 5 lastVoteEpoch 5\n"), FromNodesConf, false},
 		{"torn nodes.conf", torn, a, b, newer, FromGeneration, false},
 		{"empty nodes.conf", []byte("\n\n"), b, a, newer, FromGeneration, false},
 		{"no nodes.conf, newer copy damaged", nil, a, bad, old, FromGeneration, false},

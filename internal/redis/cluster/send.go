@@ -164,7 +164,9 @@ func (c *Core) sendUpdate(l *link, n *node) {
 	b := p[headerLen:]
 	binary.BigEndian.PutUint64(b, n.configEpoch)
 	copy(b[8:], n.id)
-	copy(b[8+NameLen:], n.slotBytes())
+	for i, v := range n.slotBytes() {
+		b[8+NameLen+i] = v &^ c.unclaimed[i]
+	}
 	c.send(l, p)
 }
 

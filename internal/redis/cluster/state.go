@@ -76,8 +76,11 @@ func (c *Core) countMasters() (reachable int) {
 		c.size = size
 		c.viewDirty = true
 	}
-	if owned == Slots {
-		c.fullSize, c.fullAt = size, c.now
+	switch {
+	case owned == Slots:
+		c.fullSize, c.lostAt = size, 0
+	case c.lostAt == 0:
+		c.lostAt = c.now
 	}
 	return reachable
 }

@@ -191,22 +191,36 @@ func (s *Spec) specified() bool {
 // is held.
 func (e *Engine) SetView(v *cluster.View) {
 	e.view = v
-	if v != nil {
-		e.redirectBlocked()
+	e.mine = slotSet{}
+	if v == nil {
+		return
 	}
+	moving := v.AnyMoving()
+	for n := range slot.Count {
+		if v.OK && v.Mine(n) && (!moving || v.Migrating(n) == nil && v.Importing(n) == nil) {
+			e.mine.add(n)
+		}
+	}
+	e.redirectBlocked()
 }
+
+// slotSet is a set of slots: small enough to stay in the nearest cache.
+type slotSet [slot.Count / 64]uint64
+
+func (s *slotSet) add(n int)      { s[n/64] |= 1 << (n % 64) }
+func (s *slotSet) has(n int) bool { return s[n/64%len(s)]>>(n%64)&1 != 0 }
 
 // View is what SetView was given last.
 func (e *Engine) View() *cluster.View { return e.view }
 
 // redirect returns the error for a request that this node does not serve.
 func (e *Engine) redirect(c *Ctx, write, trusted bool) string {
-	s, v := c.Spec, e.view
+	s := c.Spec
 	// By far the most common case without ado: one key, of ours.
-	if p := s.oneKey; p > 0 && !trusted && v.OK && !v.AnyMoving() && p < len(c.Args) {
+	if p := s.oneKey; p > 0 && !trusted && p < len(c.Args) {
 		key := c.Args[p]
 		n := slot.Of(key)
-		if v.Mine(n) {
+		if e.mine.has(n) {
 			e.KS.NoteSlot(key, n)
 			return ""
 		}

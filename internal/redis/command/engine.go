@@ -80,8 +80,11 @@ type Engine struct {
 	// the call only.
 	OnPublish func(channel, message []byte, sharded bool)
 
-	ctx       Ctx
-	view      *cluster.View         // nil without cluster mode
+	ctx  Ctx
+	view *cluster.View // nil without cluster mode
+	// mine are the slots that this node serves to everybody, without a look at
+	// anything else: none while the cluster is down, and no slot that moves.
+	mine      slotSet
 	refs      []KeyRef              // scratch of the routing
 	held      map[watchKey]*heldKey // keys that MIGRATE has on their way
 	arrived   []*migration          // that wait for the end of a pause

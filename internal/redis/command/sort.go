@@ -82,12 +82,12 @@ func (c *Ctx) sortOptions(readonly bool) (o sortOptions, ok bool) {
 			if bytes.IndexByte(o.by, '*') < 0 {
 				o.dontSort = true
 			} else if c.E.Cfg.ClusterEnabled {
-				c.Err("ERR BY option of SORT denied in cluster mode.")
+				c.Err("ERR BY option of SORT denied in Cluster mode.")
 				return o, false
 			}
 		case left >= 1 && c.Is(i, "get"):
 			if c.E.Cfg.ClusterEnabled {
-				c.Err("ERR GET option of SORT denied in cluster mode.")
+				c.Err("ERR GET option of SORT denied in Cluster mode.")
 				return o, false
 			}
 			i++

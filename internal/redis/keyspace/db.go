@@ -142,8 +142,10 @@ func (ks *Keyspace) NumDB() int { return len(ks.dbs) }
 // Limits returns the limits that were given to New, to be read or changed.
 func (ks *Keyspace) Limits() *Limits { return ks.limits }
 
-// SwapDB exchanges the content of two databases.
+// SwapDB exchanges the content of two databases. In a keyspace by slot database 0
+// stays what it is.
 func (ks *Keyspace) SwapDB(i, j int) {
+	invariant.Check(!ks.bySlot || i*j != 0 || i == j, "swap of databases %d and %d, of which one is by slot", i, j)
 	a, b := ks.dbs[i], ks.dbs[j]
 	*a, *b = *b, *a
 	a.index, b.index = i, j

@@ -209,6 +209,9 @@ func TestStringsBehaveLikeAMap(t *testing.T) {
 			},
 			"swap": func(rt *rapid.T) {
 				i, j := n(), n()
+				if ks.BySlot() && i*j == 0 {
+					return
+				}
 				ks.SwapDB(i, j)
 				m.dbs[i], m.dbs[j] = m.dbs[j], m.dbs[i]
 			},

@@ -22,7 +22,8 @@
 // it says otherwise, and is valid until the next call that changes anything.
 // A build with the tag poison makes violations visible.
 //
-// Snapshots are taken without fork and without stopping: see snapshot.go.
+// Snapshots are taken without fork and without stopping: see snapshot.go. In
+// cluster mode the keys of each hash slot are known: see slots.go.
 //
 // Downsides: an entry that grows beyond its size class moves; memory of one
 // class serves no other until a whole slab of it is free; a Ref is only as good

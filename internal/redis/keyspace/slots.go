@@ -155,8 +155,17 @@ func (t *table) find(h uint64, key []byte) (Off, bool) {
 
 // findBySlot is find for a table by slot; h is the plain hash of key.
 func (t *table) findBySlot(h uint64, key []byte) (uint64, Off, bool) {
-	h = bySlot(h, t.parts.slotOf(key))
-	off, ok := t.find(h, key)
+	p := t.parts
+	s := p.notedSlot
+	if len(key) != p.notedLen || unsafe.SliceData(key) != p.noted {
+		s = uint64(slot.Of(key))
+	}
+	h = bySlot(h, s)
+	x, in := &t.top, h
+	if sub := p.apart[s%slot.Count]; sub != nil {
+		x, in = sub, apart(h)
+	}
+	off, ok := x.Find(in, key)
 	return h, off, ok
 }
 

@@ -108,6 +108,9 @@ func disturb(ks *Keyspace, rng *rand.Rand, keys int) {
 	case op < 58:
 		db.Copy(key, other, key2)
 	case op < 60 && rng.IntN(4) == 0:
+		if ks.BySlot() && db.Index()*other.Index() == 0 {
+			return
+		}
 		ks.SwapDB(db.Index(), other.Index())
 	case op < 62 && rng.IntN(20) == 0:
 		ks.Flush(rng.IntN(ks.NumDB()+1)-1, rng.IntN(2) == 0)

@@ -105,11 +105,14 @@ func (n *nodesFile) readCopy(generation uint64) ([]byte, error) {
 	return b, nil
 }
 
-// store writes text: first to the older copy, then beside nodes.conf, which it
-// replaces in one step. With sync it is durable on return.
+// store writes text to the older copy and beside nodes.conf, which it replaces
+// in one step. With sync nodes.conf is durable on return; the copy is never
+// waited for: a crash leaves nodes.conf as it was or as it is to be, the copies
+// are for what happens to it otherwise. Without sync it is as in Redis: handed
+// to the operating system before anything is answered.
 func (n *nodesFile) store(text []byte, sync bool) error {
 	n.generation++
-	c, err := n.write(n.copyPath(n.generation), cluster.EncodeGeneration(n.generation, text), sync)
+	c, err := n.write(n.copyPath(n.generation), cluster.EncodeGeneration(n.generation, text), false)
 	if err != nil {
 		return err
 	}
