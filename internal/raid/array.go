@@ -192,16 +192,15 @@ type Array struct {
 	genCounter   uint32
 	doomed       []doomed
 	failed       *FailedError
-	full         bool // a member had no room
+	full         bool      // a member had no room
+	reserveTry   time.Time // when making the reserve was tried last
 	closed       bool
 	locks        map[string]bool
 	events       []Event
 	closing      []vfs.File
 	scratch      []byte
 	ignored      int64 // errors that changed nothing
-	lostChunks   int64
-	unsynced     bool // mutant ServeBeforeHeal: opening syncs nothing
-	stop         func()
+	unsynced     bool  // mutant ServeBeforeHeal: opening syncs nothing
 }
 
 var _ vfs.FS = (*Array)(nil)

@@ -128,8 +128,10 @@ func (r *CheckReport) decide() {
 //
 // With Repair the plan is written to Out first. Then files that belong to nothing
 // are moved to lost+found of their member, the array is opened, which finishes
-// what was interrupted, and scrubbed, and what was found is looked at again. A
-// missing member is no damage that Check repairs: replacing it is a choice.
+// what was interrupted, members that came back are rebuilt, all of it is scrubbed,
+// and what was found is looked at again. Nothing is done while a member is missing
+// that the array counts as live: opening without it would take it out, and that is
+// a choice.
 //
 // The error is one of ctx, of Out, or of the repair itself; what is wrong with the
 // array is in the report.
@@ -146,6 +148,9 @@ func Check(o Options, c CheckOptions) (*CheckReport, error) {
 	}
 	plan := planOf(before)
 	before.Plan = plan
+	if before.Status.away() {
+		return before, printPlan(c.Out, plan)
+	}
 	if err := printPlan(c.Out, plan); err != nil {
 		return before, err
 	}
@@ -172,6 +177,9 @@ func Check(o Options, c CheckOptions) (*CheckReport, error) {
 
 // planOf says what a repair would do.
 func planOf(r *CheckReport) []string {
+	if r.Status.away() {
+		return []string{"nothing: " + r.Status.Reason + "; to open the array without it would take it out, so bring it back, or replace it, first"}
+	}
 	var plan []string
 	chunks := 0
 	copies := map[string]bool{}
@@ -190,7 +198,19 @@ func planOf(r *CheckReport) []string {
 	if chunks > 0 {
 		plan = append(plan, fmt.Sprintf("reconstruct %d chunks, compare them with their seals, and write them to new places", chunks))
 	}
-	return append(plan, "open the array, which finishes what was interrupted, and scrub all of it")
+	return append(plan, "open the array, which finishes what was interrupted, rebuild members that came back, and scrub all of it")
+}
+
+// away reports whether a member is not there that the array counts as its own.
+func (s *Status) away() bool {
+	for i := range s.Members {
+		switch s.Members[i].State {
+		case "live", "rebuilding", "stale", "failed":
+		default:
+			return true
+		}
+	}
+	return false
 }
 
 func printPlan(w io.Writer, plan []string) error {
@@ -212,6 +232,11 @@ func repairArray(o Options, c CheckOptions, r *CheckReport) (moved []string, res
 	a, err := Open(o)
 	if err != nil {
 		return moved, nil, err
+	}
+	if a.rebuildingSet() != 0 {
+		if _, err := a.Rebuild(c.Context, RebuildOptions{Progress: c.Progress}); err != nil {
+			return moved, nil, errors.Join(err, a.Close())
+		}
 	}
 	s, err := a.Scrub(c.Context, ScrubOptions{Restart: true, Progress: c.Progress})
 	return moved, &s, errors.Join(err, a.Close())
@@ -411,13 +436,15 @@ func (p *picture) checkColumns(s int, r *CheckReport) {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		var id uint64
 		path := d.FS.PathJoin(d.Path, dataDir, name)
-		if n, err := fmt.Sscanf(name, "%x.col", &id); n != 1 || err != nil || name != columnName(id) {
+		switch id, ok := parseColumn(name); {
+		case !ok:
 			r.add(Finding{Severity: SeverityRepair, What: "orphan", Member: s, Path: path, Text: "is no column"})
-		} else if p.st.files[id] == nil {
-			// After a crash a column may be there whose file was just removed, or never
-			// durably created.
+		case p.st.files[id] != nil:
+		case id < p.st.next:
+			r.add(Finding{Severity: SeverityNote, What: "orphan", Member: s, Path: path, Text: fmt.Sprintf("is a column of file %d, which was removed; the next start removes it", id)})
+		default:
+			// After a crash it may be of a file that was never durably created.
 			r.add(Finding{Severity: p.severity(), What: "orphan", Member: s, Path: path, Text: fmt.Sprintf("is a column of file %d, which does not exist", id)})
 		}
 	}

@@ -121,6 +121,28 @@ func TestCheckRepairs(t *testing.T) {
 	}
 }
 
+// TestCheckTakesNobodyOut: with a member missing, a repair does nothing, because
+// opening the array would take it out.
+func TestCheckTakesNobodyOut(t *testing.T) {
+	g := newRig(t, shape{5, 4})
+	g.fill()
+	g.close()
+	g.damageOne("m1")
+	before := g.content()
+	all := g.dirs
+	g.dirs = all[:3]
+	if rep := g.check(true); rep.Verdict != VerdictDecision || len(rep.Plan) != 1 || !strings.Contains(rep.Plan[0], "m3") {
+		t.Errorf("%s, plan %q", rep.Verdict, rep.Plan)
+	}
+	g.dirs = all
+	if after := g.content(); !maps.EqualFunc(before, after, bytes.Equal) {
+		t.Error("files changed")
+	}
+	if rep := g.check(true); rep.Verdict != VerdictRepaired {
+		t.Errorf("%s: %v", rep.Verdict, rep.Findings)
+	}
+}
+
 // TestCheckPlanIsToldBeforeAnythingChanges: if it cannot be told, nothing is done.
 func TestCheckPlanIsToldBeforeAnythingChanges(t *testing.T) {
 	g := newRig(t, shape{5, 3})
@@ -288,5 +310,38 @@ func TestRecordText(t *testing.T) {
 		if text := recordText(r); text == fmt.Sprintf("%T", r) {
 			t.Errorf("%T has none", r)
 		}
+	}
+}
+
+// TestTailThatASegmentBeganWith is durable before the segment is named: damage to it
+// in all copies is corruption, not a torn end that is cut.
+func TestTailThatASegmentBeganWith(t *testing.T) {
+	g := newRig(t, shape{5, 3})
+	g.write("open", 100, true)
+	if _, err := g.a.scrubTail(func(string, ...any) {}); err != nil {
+		t.Fatal(err)
+	}
+	g.a.mu.Lock()
+	g.a.tail.mustRoll = true
+	err := g.a.settleLocked()
+	if err == nil {
+		err = g.a.syncMetaLocked(g.a.meta.seq)
+	}
+	g.a.unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.a = nil
+	for _, d := range g.dirs {
+		for _, name := range g.files(d, "tail-") {
+			g.flip(name, func([]byte) []int { return []int{format.TailSegmentHeader + format.TailRecordHeader + 3} })
+		}
+	}
+	var corrupt *CorruptError
+	if _, err := Open(g.options()); !errors.As(err, &corrupt) {
+		t.Errorf("%v", err)
+	}
+	if rep := g.check(false); rep.Verdict != VerdictDecision {
+		t.Errorf("%s %v", rep.Verdict, rep.Findings)
 	}
 }

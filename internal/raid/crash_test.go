@@ -25,6 +25,7 @@ var crashScripts = []struct {
 	{"names", "c wt s d r d c wt s o d l d u d g wt s d wm s d G d", 0},
 	{"names without a sync", "c wt s r l c wt o u g wt G c wt s d", 0},
 	{"tails of several files", "c d wt s c wt s c d wt s f0 wt s f1 wc s f2 wt s f0 wc s f1 wt s f2 wC s f0 wt s f1 wc s f2 wt s", 0},
+	{"a tail that left for a stripe that is not sealed", "c d wt s c d wt s f0 wz f1 wt s wt s wt s wt s wt s wt s wt s wt s wt s wt s wt s wt s wt s wt s f0 s", 0},
 	{"metadata checkpoints", "c wt s x d f0 wt x d f0 wt x d c wt x d u d c wt x d f0 u d c wt x d c wt x d c wt x d", 0},
 	{"restarts", "c d wt s k f0 wm k f0 wt s q f0 wZ s q f0 wt s", 0},
 	{"a member fails", "c d wm s wt s F1 wt s wm s d c wt d", 1},
@@ -39,7 +40,7 @@ var crashScripts = []struct {
 func crashConfig(seed uint64) *explorer {
 	return &explorer{
 		cfg:  vfstest.Config{Exhaustive: 16 * scale(), Subsets: min(3+scale()/4, 12), Samples: 4 * scale(), Seed: seed},
-		seed: seed, losses: 1, deep: 60, fsck: 40, most: 5 * scale(),
+		seed: seed, losses: 1, deep: 250, fsck: 100, most: 2 * scale(),
 	}
 }
 
@@ -143,7 +144,7 @@ func TestPowerCutInRandomHistories(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		s := shapes[rng.IntN(len(shapes))]
 		script := randomScript(rng, s, 40)
-		x := &explorer{cfg: vfstest.Config{Exhaustive: 8, Subsets: 2, Samples: 2, Seed: seed}, seed: seed, losses: 1, deep: 50, fsck: 20, most: 3}
+		x := &explorer{cfg: vfstest.Config{Exhaustive: 8, Subsets: 2, Samples: 2, Seed: seed}, seed: seed, losses: 1, deep: 150, fsck: 50, most: 2}
 		err := exploreScript(s, script, x, Mutants{})
 		total.add(x.figure)
 		if err != nil {

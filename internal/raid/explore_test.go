@@ -244,7 +244,7 @@ func (x *explorer) try(w *world, dirs []string, files, damaged map[string][]byte
 		}
 	}
 	switch {
-	case len(l.slots) > 0 && !l.stale && x.deep > 0 && n%3 == 0:
+	case len(l.slots) > 0 && !l.stale && x.deep > 0 && n%8 == 0:
 		return x.comeBack(after, m, all, files, lost)
 	case x.fsck > 0 && n%x.fsck == 0 && len(l.slots) == 0:
 		return x.clean(after)
@@ -285,7 +285,7 @@ func (x *explorer) liveOn(w *world, m *vfs.MemFS, dirs []string, l loss) error {
 		after.weak[s] = true
 	}
 	seed := x.seed + uint64(x.figure.States)
-	inner := &explorer{cfg: vfstest.Config{Exhaustive: 8, Subsets: 2, Samples: 3, Seed: seed}, seed: seed, losses: 1, most: 4}
+	inner := &explorer{cfg: vfstest.Config{Exhaustive: 8, Subsets: 2, Samples: 3, Seed: seed}, seed: seed, losses: 1, most: 1}
 	inner.watch(after, d)
 	err = after.mount()
 	if err == nil && inner.err == nil {

@@ -94,6 +94,9 @@ func (a *Array) write(ino *inode, p []byte, bulk bool) (int, error) {
 	for {
 		a.mu.Lock()
 		err := a.writable(ino)
+		if err == nil {
+			err = a.reservedLocked()
+		}
 		if err == nil && done == 0 && (len(p) == 0 || len(ino.buf)+len(p) < size) {
 			n, err := a.writeSmall(ino, p, bulk)
 			return n, err
@@ -348,6 +351,7 @@ func (a *Array) tookStripes(ino *inode, b *batch, members []*member, cols []*col
 		ino.base += int64(st.length)
 	}
 	a.leaveTail(ino)
+	a.roomyLocked()
 	return nil
 }
 
@@ -549,8 +553,11 @@ func (a *Array) sealTail(ino *inode) error {
 		return err
 	}
 	buf := ino.buf
-	a.unlock()
 	if len(buf) > 0 {
+		err = a.reservedLocked()
+	}
+	a.unlock()
+	if len(buf) > 0 && err == nil {
 		err = a.writeStripes(ino, buf)
 	}
 	a.mu.Lock()

@@ -62,7 +62,7 @@ func hasEvent(w *world, kind string) bool {
 func TestEqualDisksThatFillUpTogetherRefuseWritesAndHealWhenFreed(t *testing.T) {
 	for _, s := range faultShapes {
 		for _, word := range []string{"wt", "wz", "w999"} {
-			w, caps := fillWorld(t, s, 192<<10, 24<<10)
+			w, caps := fillWorld(t, s, 384<<10, 96<<10)
 			fail := func(what string, err error) {
 				if err != nil {
 					used := []int64{}

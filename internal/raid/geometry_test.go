@@ -24,14 +24,14 @@ import (
 const (
 	geoChunk     = 32 << 10
 	geoSync      = 8 // stripes per Sync
-	geoRounds    = 6 // Syncs
+	geoRounds    = 3 // Syncs
 	geoTolerance = 0.15
 )
 
 var (
 	geoSpeed = vfstest.Speed{BytesPerSecond: 100 << 20}
 	// geoSeeks is a disk that passes over gaps at its bandwidth.
-	geoSeeks = vfstest.Speed{BytesPerSecond: 100 << 20, Seek: 8 * time.Millisecond}
+	geoSeeks = vfstest.Speed{BytesPerSecond: 100 << 20, Seek: 500 * time.Microsecond}
 )
 
 // factors are multiples of one disk's rate.
@@ -168,7 +168,7 @@ func measure(s shape) (f factors, err error) {
 	if err != nil {
 		return f, err
 	}
-	f.bulk, err = m.rate(size, func() error { return m.writeFile("b", Bulk, data, 50_000, geoSync*stripe) })
+	f.bulk, err = m.rate(size, func() error { return m.writeFile("b", Bulk, data, 50_000, size) })
 	if err != nil {
 		return f, err
 	}

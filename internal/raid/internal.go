@@ -42,27 +42,17 @@ func (a *Array) Status() Status {
 	if t := a.st.scrub.LastFull; t != 0 {
 		s.LastScrub = time.Unix(0, t)
 	}
-	lacks := make([]int64, a.geo.Width())
+	s.Stripes, s.AtRisk = a.st.figures.stripes, a.st.figures.risk
 	for _, ino := range a.st.files {
 		s.Bytes += ino.size()
-		s.Stripes += int64(ino.count())
-		for n := range ino.count() {
-			st, _ := ino.stripe(n)
-			risk := false
-			for m := range a.geo.Width() {
-				if !(st.present>>m&1 != 0 && a.members[m].ok()) && a.geo.ChunkLength(a.geo.Index(uint64(n), m), int(st.length), a.chunk) > 0 {
-					lacks[m]++
-					risk = true
-				}
-			}
-			if risk {
-				s.AtRisk++
-			}
-		}
+		s.Stripes += int64(len(ino.open))
 	}
 	for _, m := range a.members {
 		ms := m.status()
-		ms.AtRisk = lacks[m.slot]
+		ms.AtRisk = a.st.figures.lacks[m.slot]
+		if !m.ok() {
+			ms.AtRisk, s.AtRisk = s.Stripes, s.Stripes // nothing of it is to be had
+		}
 		s.Members = append(s.Members, ms)
 	}
 	for _, m := range a.spares {

@@ -401,6 +401,10 @@ func (l *loaded) mergeTail(out map[uint64][]extent, copies [][]byte, from []sour
 		addExtent(out, best)
 		at, last, chain = at+size, best.Seq, next
 	}
+	if h, _, err := format.ParseTailHeader(copies[0]); err == nil && last < uint64(h.Begin) {
+		return &CorruptError{Member: from[0].dir.Path, File: tailName(t.Segment), Off: int64(at),
+			Text: fmt.Sprintf("no copy holds record %d whole, and the segment began with %d durable ones", last+1, h.Begin)}
+	}
 	for i, b := range copies {
 		if s := tailSyncedBeyond(b[min(at, len(b)):], t.Segment); s > last {
 			return &CorruptError{Member: from[i].dir.Path, File: tailName(t.Segment), Off: int64(at),

@@ -303,7 +303,9 @@ func (a *Array) placeChunk(r *repairs, slot int, file uint64, b []byte) (uint32,
 		p.f, err = m.dir.FS.OpenReadWrite(m.columnPath(file), vfs.WriteCategoryUnspecified)
 	}
 	if err == nil {
-		err = writeAt(p.f, b, format.SlotOffset(at, a.chunk))
+		// A copy: the file may modify what it is given, and the next chunk of the stripe
+		// may be made of this one.
+		err = writeAt(p.f, slices.Clone(b), format.SlotOffset(at, a.chunk))
 	}
 	if err != nil {
 		return 0, a.placeFailed(m, "write column", err)
@@ -372,6 +374,10 @@ func (a *Array) setRebuilt(slot, allowed int) (bool, error) {
 	if m.state != "rebuilding" || a.lackingLocked(slot) > allowed {
 		return false, nil
 	}
+	if err := a.sweepMemberLocked(m); err != nil {
+		a.failLocked(m, "remove column", err)
+		return false, a.settleLocked()
+	}
 	// The tail log must reach the member too, where the level wants it there: new
 	// segment and new membership are settled before anything else is acknowledged.
 	m.state, m.reason = "live", ""
@@ -380,6 +386,28 @@ func (a *Array) setRebuilt(slot, allowed int) (bool, error) {
 		return false, err
 	}
 	return true, a.syncMetaLocked(a.meta.seq)
+}
+
+// sweepMemberLocked removes the columns of files that were removed while the member
+// was away. mu is held.
+func (a *Array) sweepMemberLocked(m *member) error {
+	list, err := m.dir.FS.List(m.path(dataDir))
+	if err != nil {
+		return err
+	}
+	known := map[uint64]bool{}
+	for _, ino := range a.inodesLocked() {
+		known[ino.id] = true
+	}
+	slices.Sort(list)
+	for _, name := range list {
+		if id, ok := parseColumn(name); ok && !known[id] {
+			if err := m.dir.FS.Remove(m.columnPath(id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // lackingLocked counts the sealed stripes that should have a chunk on the member and

@@ -116,11 +116,36 @@ type state struct {
 	counters    []format.Counters // by member
 	rebuild     []format.Rebuild  // by member
 	closed      int64             // Unix time in ns of the orderly end that the checkpoint stands for; 0: none
-	dropped     []*inode          // lost their last name; whoever applies takes them away
+	figures     figuresOf
+	dropped     []*inode // lost their last name; whoever applies takes them away
+}
+
+// figuresOf are counts over the sealed stripes of all files, kept up to date so that
+// asking for them does not mean looking at every stripe.
+type figuresOf struct {
+	stripes int64
+	risk    int64   // stripes that lack a chunk
+	lacks   []int64 // by member: stripes that lack its chunk
+}
+
+// count adds sign to the figures for a stripe as it is now.
+func (s *state) count(n int, st *stripe, sign int64) {
+	s.figures.stripes += sign
+	risk := false
+	for m := range s.geo.Width() {
+		if st.present>>m&1 == 0 && s.geo.ChunkLength(s.geo.Index(uint64(n), m), int(st.length), s.chunk) > 0 {
+			s.figures.lacks[m] += sign
+			risk = true
+		}
+	}
+	if risk {
+		s.figures.risk += sign
+	}
 }
 
 func newState(geo layout.Geometry, chunk int) *state {
 	s := &state{geo: geo, chunk: chunk, dirs: map[string]bool{"": true}, names: map[string]*inode{}, files: map[uint64]*inode{}, next: 1}
+	s.figures.lacks = make([]int64, geo.Width())
 	for m := range geo.Width() {
 		s.counters = append(s.counters, format.Counters{Member: m})
 		s.rebuild = append(s.rebuild, format.Rebuild{Member: m})
@@ -321,6 +346,9 @@ func (s *state) unlink(p string) {
 	delete(s.names, p)
 	if ino.links--; ino.links == 0 {
 		delete(s.files, ino.id)
+		for n := range ino.stripes {
+			s.count(n, &ino.stripes[n], -1)
+		}
 		s.dropped = append(s.dropped, ino)
 	}
 }
@@ -369,6 +397,7 @@ func (s *state) seal(r format.Seal) error {
 		}
 		ino.stripes = append(ino.stripes, stripe{off: off, gen: st.Gen, length: st.Length, present: st.Present})
 		ino.chunks = append(ino.chunks, st.Chunks...)
+		s.count(len(ino.stripes)-1, &ino.stripes[len(ino.stripes)-1], 1)
 		off += int64(st.Length)
 		for m := range slots(st.Present) {
 			ino.next[m] = max(ino.next[m], st.Chunks[m].Slot+1)
@@ -398,7 +427,9 @@ func (s *state) repair(r format.Repair) error {
 	if r.Gen != st.gen {
 		return fmt.Errorf("file %d: repair of stripe %d with generation %x instead of %x", r.File, r.Stripe, r.Gen, st.gen)
 	}
+	s.count(int(r.Stripe), st, -1)
 	st.present |= 1 << r.Member
+	s.count(int(r.Stripe), st, 1)
 	ino.chunks[int(r.Stripe)*s.geo.Width()+r.Member] = format.Chunk{Slot: r.Slot, Sum: r.Sum}
 	ino.next[r.Member] = max(ino.next[r.Member], r.Slot+1)
 	return nil
@@ -407,7 +438,9 @@ func (s *state) repair(r format.Repair) error {
 func (s *state) lost(r format.Lost) error {
 	ino, st, err := s.at(r.File, r.Stripe, r.Member)
 	if ino != nil && err == nil {
+		s.count(int(r.Stripe), st, -1)
 		st.present &^= 1 << r.Member
+		s.count(int(r.Stripe), st, 1)
 	}
 	return err
 }
@@ -418,7 +451,9 @@ func (s *state) reset(member int) error {
 	}
 	for _, ino := range s.files {
 		for i := range ino.stripes {
+			s.count(i, &ino.stripes[i], -1)
 			ino.stripes[i].present &^= 1 << member
+			s.count(i, &ino.stripes[i], 1)
 		}
 		ino.next[member] = 0
 	}

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
+	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -344,18 +347,59 @@ func (a *Array) removeDoomedLocked() {
 	a.doomed = kept
 }
 
-// roomLocked notes that something was freed.
+// roomLocked notes that something was freed: what waits in memory is written, and the
+// reserve is made again. mu is held.
 func (a *Array) roomLocked() {
-	if !a.full {
-		return
+	a.reserveTry = time.Time{}
+	if a.full && a.writeMetaLocked() == nil && a.reservedLocked() == nil {
+		a.roomyLocked()
 	}
-	a.full = false
-	a.eventLocked(Event{Kind: EventRoom, Member: -1, Text: "room was made; writes are tried again"})
-	if a.writeMetaLocked() == nil {
-		for s := range slots(a.okLocked()) {
-			a.ignore(a.makeReserve(a.members[s]))
+}
+
+// roomyLocked notes that a write has found room again.
+func (a *Array) roomyLocked() {
+	if a.full {
+		a.full = false
+		a.eventLocked(Event{Kind: EventRoom, Member: -1, Text: "there is room again"})
+	}
+}
+
+// reserveEvery is how often at most a write tries to make the reserve again.
+const reserveEvery = time.Second
+
+// reservedLocked refuses data while the reserve is given up: the room that is left
+// belongs to the metadata, so that removing files stays possible, and opening the
+// array again. mu is held.
+func (a *Array) reservedLocked() error {
+	if a.opts.Reserve <= 0 {
+		return nil
+	}
+	var missing uint32
+	for s := range slots(a.okLocked()) {
+		if !a.members[s].reserve {
+			missing |= 1 << s
 		}
 	}
+	if missing == 0 {
+		return nil
+	}
+	if now := a.opts.Now(); a.reserveTry.IsZero() || now.Sub(a.reserveTry) >= reserveEvery {
+		a.reserveTry = now
+		for s := range slots(missing) {
+			m := a.members[s]
+			if err := a.makeReserve(m); err != nil {
+				a.failLocked(m, "write reserve", err)
+			}
+			if m.reserve || !m.ok() {
+				missing &^= 1 << s
+			}
+		}
+	}
+	if missing == 0 {
+		return nil
+	}
+	m := a.members[bits.TrailingZeros32(missing)]
+	return a.noRoomLocked(m, fmt.Errorf("%s: only the reserve is left: %w", m.dir.Path, syscall.ENOSPC))
 }
 
 // inodesLocked returns all files, also those that have lost their name, in no order.

@@ -19,8 +19,8 @@ type model struct {
 	// after any operation from durable on. A directory means file 0.
 	hist    []map[string]int
 	durable int
-	// maybe are the names after an operation that failed as the last one.
-	maybe map[string]int
+	// maybe are the names that there may be after the operations that failed since.
+	maybe []map[string]int
 	files map[int]*mfile
 }
 
@@ -28,19 +28,17 @@ type model struct {
 // Invariant: acked <= len(data).
 type mfile struct {
 	id     int
-	data   []byte // all that was written
-	tried  []byte // with what a write that failed may have left behind it
-	acked  int    // Sync said so
-	bulk   bool   // what does not fill a stripe may stay in memory
-	closed bool   // Close said that it is handed over
+	data   []byte   // all that was written
+	tried  [][]byte // what it would be after each write that failed: they may be there
+	acked  int      // Sync said so
+	bulk   bool     // what does not fill a stripe may stay in memory
+	closed bool     // Close said that it is handed over
 }
 
-// longest returns what was written and what may have been.
-func (f *mfile) longest() []byte {
-	if len(f.tried) > len(f.data) {
-		return f.tried
-	}
-	return f.data
+// allows says whether the file may hold b, as to its bytes.
+func (f *mfile) allows(b []byte) bool {
+	ok := func(data []byte) bool { return bytes.HasPrefix(data, b) }
+	return ok(f.data) || len(b) >= f.acked && bytes.Equal(b[:f.acked], f.data[:f.acked]) && slices.ContainsFunc(f.tried, ok)
 }
 
 func newModel() *model {
@@ -48,7 +46,7 @@ func newModel() *model {
 }
 
 func (m *model) clone() *model {
-	c := &model{durable: m.durable, files: map[int]*mfile{}, maybe: m.maybe}
+	c := &model{durable: m.durable, files: map[int]*mfile{}, maybe: slices.Clone(m.maybe)}
 	c.hist = slices.Clone(m.hist) // maps in it are never modified
 	for id, f := range m.files {
 		k := *f
@@ -71,9 +69,14 @@ func (m *model) change(fn func(names map[string]int)) {
 
 // doubt notes a name operation that failed: it may be done or not.
 func (m *model) doubt(fn func(names map[string]int)) {
-	n := maps.Clone(m.names())
-	fn(n)
-	m.maybe = n
+	if len(m.maybe) > 64 {
+		return // an array that has failed answers everything so
+	}
+	for _, names := range append([]map[string]int{m.names()}, m.maybe...) {
+		n := maps.Clone(names)
+		fn(n)
+		m.maybe = append(m.maybe, n)
+	}
 }
 
 // key is different whenever the promise is.
@@ -181,7 +184,7 @@ func (m *model) matches(names map[string]int, fd found) error {
 		}
 		f := m.files[id]
 		if fd.bad[name] != nil {
-			if !bytes.HasPrefix(f.longest(), b) {
+			if len(b) > 0 && !f.allows(b) {
 				return fmt.Errorf("%s (file %d): wrong bytes before the range that was refused", name, id)
 			}
 			continue
@@ -189,9 +192,9 @@ func (m *model) matches(names map[string]int, fd found) error {
 		if len(b) < f.acked {
 			return fmt.Errorf("%s (file %d) has %d bytes, %d were acknowledged", name, id, len(b), f.acked)
 		}
-		if full := f.longest(); !bytes.HasPrefix(full, b) {
+		if !f.allows(b) {
 			at := 0
-			for at < min(len(b), len(full)) && b[at] == full[at] {
+			for at < min(len(b), len(f.data)) && b[at] == f.data[at] {
 				at++
 			}
 			return fmt.Errorf("%s (file %d) holds %d bytes, of which byte %d was never written so (%d written, %d acknowledged)", name, id, len(b), at, len(f.data), f.acked)
@@ -213,8 +216,10 @@ func (m *model) matches(names map[string]int, fd found) error {
 // verify finds the operation after which a power cut struck: everything that was
 // acknowledged is there, and nothing that was not written.
 func (m *model) verify(fd found) (map[string]int, error) {
-	if m.maybe != nil && m.matches(m.maybe, fd) == nil {
-		return m.maybe, nil
+	for _, names := range m.maybe {
+		if m.matches(names, fd) == nil {
+			return names, nil
+		}
 	}
 	var last error
 	for k := len(m.hist) - 1; k >= m.durable; k-- {
@@ -253,7 +258,7 @@ func (m *model) adopt(names map[string]int, fd found) {
 		}
 		f := *m.files[id]
 		n := len(fd.files[name])
-		f.data, f.tried, f.acked = f.longest()[:n:n], nil, n
+		f.data, f.tried, f.acked = slices.Clone(fd.files[name]), nil, n
 		files[id] = &f
 	}
 	m.hist, m.durable, m.maybe, m.files = []map[string]int{names}, 0, nil, files

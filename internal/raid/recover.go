@@ -358,8 +358,10 @@ type recovery struct {
 	a       *Array
 	meta    *loaded
 	extents map[uint64][]extent
-	top     uint32 // highest incarnation that any chunk names
-	back    map[int]bool
+	top     uint32       // highest incarnation that any chunk names
+	segment uint64       // of the tail log, as it was found
+	back    map[int]bool // members that were away
+	swept   bool
 }
 
 // sources returns the current members.
@@ -387,7 +389,7 @@ func (r *recovery) load() (err error) {
 	}
 	a.st = r.meta.st
 	a.st.closed = 0
-	r.top = a.st.incarnation
+	r.top, r.segment = a.st.incarnation, a.st.tail.Segment
 	for s, m := range a.members {
 		m.counters = a.st.counters[s]
 		m.counters.Member = s
@@ -447,16 +449,61 @@ func (r *recovery) persist() error {
 			}
 		}
 	}
-	if err := a.beginLocked(incarnation); err != nil {
+	err := a.beginLocked(incarnation)
+	if noRoom(err) {
+		a.unlock()
+		again := r.makeRoom()
+		a.mu.Lock()
+		if again {
+			err = a.beginLocked(incarnation)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("write anew what was recovered: %w", err)
 	}
 	r.sweep()
 	for s := range slots(a.okLocked()) {
-		if err := a.makeReserve(a.members[s]); err != nil && !a.members[s].reserve {
+		if err := a.makeReserve(a.members[s]); err != nil {
 			a.failLocked(a.members[s], "write reserve", err)
 		}
 	}
 	return a.settleLocked()
+}
+
+// makeRoom frees what is not needed to open the array again: what is older than that
+// which was read, columns without a file, and the reserve. It returns false the
+// second time. No lock is held.
+func (r *recovery) makeRoom() bool {
+	a := r.a
+	if r.swept {
+		return false
+	}
+	r.swept = true
+	a.mu.Lock()
+	defer a.unlock()
+	a.dropReservesLocked()
+	for s := range slots(a.okLocked()) {
+		m := a.members[s]
+		list, err := m.dir.FS.List(m.dir.Path)
+		a.ignore(err)
+		slices.Sort(list)
+		for _, name := range list {
+			n, isCkpt := parseNumber(name, "meta-", ".ckpt")
+			ok := isCkpt
+			if !ok {
+				n, ok = parseNumber(name, "meta-", ".log")
+			}
+			old := ok && n < r.meta.gen
+			if n, ok := parseNumber(name, "tail-", ".log"); ok && n < r.segment {
+				old = true
+			}
+			if old || strings.HasSuffix(name, tempSuffix) {
+				a.ignore(m.dir.FS.Remove(m.path(name)))
+			}
+		}
+		r.sweepColumns(m)
+	}
+	return true
 }
 
 // number looks which numbers of files a returning member has used.
@@ -523,14 +570,11 @@ func (r *recovery) secure(ino *inode) error {
 	if len(tail) > 0 {
 		err := a.writeStripes(ino, tail)
 		if noRoom(err) {
+			// It stays an open tail, in the new segment of the tail log.
 			a.mu.Lock()
-			again := a.dropReservesLocked()
+			ino.buf, ino.logged = tail, len(tail)
 			a.unlock()
-			if again {
-				err = a.writeStripes(ino, tail)
-			}
-		}
-		if err != nil {
+		} else if err != nil {
 			return err
 		}
 	}

@@ -115,17 +115,6 @@ type verdict struct {
 	mend   bool               // superblocks of current members differ, or paths do
 }
 
-// current returns how many slots are live.
-func (v *verdict) current() int {
-	n := 0
-	for _, s := range v.state {
-		if s == "live" {
-			n++
-		}
-	}
-	return n
-}
-
 // assemble decides who is a member, from what the directories show. It is pure.
 // The error is ErrNotArray, a *SplitError, or tells of several arrays.
 func assemble(views []view, faults Mutants) (*verdict, error) {

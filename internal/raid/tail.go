@@ -81,6 +81,7 @@ func (a *Array) appendTailLocked(ino *inode, off int64, payload []byte) error {
 	t.chain, t.last = chain, t.seq
 	t.off += int64(len(t.buf))
 	ino.logSeg, ino.logEnd = t.seg, t.off
+	a.roomyLocked()
 	if cap(t.buf) > 1<<20 {
 		t.buf, t.copies = nil, nil
 	}
@@ -188,14 +189,10 @@ func (a *Array) syncFiles(set uint32, files *[format.MaxWidth]vfs.File, errs *[f
 // tailContent encodes a whole segment: all open tails as far as they are in the log,
 // and what was promised of full stripes that are not sealed durably.
 func (a *Array) tailContent(seg uint64, members uint32) (b []byte, seq uint64, chain uint32, ends map[*inode]int64) {
-	h := format.TailHeader{Array: a.id, Segment: seg, Incarnation: a.st.incarnation, Members: members}
-	b, chain = format.AppendTailHeader(nil, &h)
-	ends = map[*inode]int64{}
+	var recs []format.TailRecord
+	var of []*inode
 	put := func(ino *inode, off int64, p []byte) {
-		seq++
-		r := format.TailRecord{Segment: seg, Seq: seq, File: ino.id, Offset: uint64(off), Payload: p}
-		b, chain = format.AppendTailRecord(b, &r, chain)
-		ends[ino] = int64(len(b))
+		recs, of = append(recs, format.TailRecord{Segment: seg, Seq: uint64(len(recs) + 1), File: ino.id, Offset: uint64(off), Payload: p}), append(of, ino)
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.st.files)) {
 		ino := a.st.files[id]
@@ -207,7 +204,14 @@ func (a *Array) tailContent(seg uint64, members uint32) (b []byte, seq uint64, c
 			put(ino, ino.base, ino.buf[:ino.logged])
 		}
 	}
-	return b, seq, chain, ends
+	h := format.TailHeader{Array: a.id, Segment: seg, Incarnation: a.st.incarnation, Members: members, Begin: uint32(len(recs))}
+	b, chain = format.AppendTailHeader(nil, &h)
+	ends = map[*inode]int64{}
+	for i := range recs {
+		b, chain = format.AppendTailRecord(b, &recs[i], chain)
+		ends[of[i]] = int64(len(b))
+	}
+	return b, uint64(len(recs)), chain, ends
 }
 
 // rollTailLocked goes on in a new segment, on members that are live. Its content and
@@ -237,7 +241,7 @@ func (a *Array) rollTailLocked() error {
 	for s := range slots(set) {
 		switch {
 		case errs[s] == nil:
-		case noRoom(errs[s]) && a.dropReservesLocked():
+		case noRoom(errs[s]) && (t.mustRoll || t.seg == 0) && a.dropReservesLocked():
 			failed = true // once more, with the room that the reserve held
 		case noRoom(errs[s]):
 			full = errors.Join(full, a.noRoomLocked(a.members[s], errs[s]))

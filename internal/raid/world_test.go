@@ -398,7 +398,8 @@ func (w *world) write(n int) error {
 	m.data = append(m.data, b...) // a power cut during the write may leave a part
 	done, err := f.Write(slices.Clone(b))
 	if err != nil {
-		m.tried = m.data
+		m.tried = append(m.tried, m.data)
+		w.era++ // the next try writes other bytes there
 		m.data = m.data[: from+max(done, 0) : from+max(done, 0)]
 		return err
 	}
@@ -538,7 +539,10 @@ func (w *world) restart(clean bool) error {
 			}
 		}
 		if err := a.Close(); err != nil {
-			return fmt.Errorf("close: %w", err)
+			err = fmt.Errorf("close: %w", err)
+			if w.lenient == nil || w.lenient("close", err) != nil {
+				return err
+			}
 		}
 	}
 	before := w.m.clone()

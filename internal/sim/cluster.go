@@ -42,11 +42,12 @@ const (
 	KindMinority              // some nodes are cut off for long
 	KindManual                // CLUSTER FAILOVER while things break
 	KindJoin                  // nodes meet; nothing is configured beforehand
+	KindMove                  // slots move between shards while things break
 	KindHeal                  // a replica that was cut off together with its dead master returns
 	kinds
 )
 
-var kindNames = [kinds]string{"mixed", "collision", "forget", "return", "stale", "slow", "many", "minority", "manual", "join", "heal"}
+var kindNames = [kinds]string{"mixed", "collision", "forget", "return", "stale", "slow", "many", "minority", "manual", "join", "move", "heal"}
 
 func (k ClusterKind) String() string { return kindNames[k] }
 
@@ -148,6 +149,7 @@ type cNode struct {
 	silent bool // dead without a word
 	paused bool
 	gone   bool // removed for good
+	plain  bool // without the improvements over Redis: as a genuine node
 	inbox  []cEvent
 
 	disk, synced []byte // nodes.conf as written, and as it survives a power cut

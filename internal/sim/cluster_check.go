@@ -34,7 +34,9 @@ type cChecker struct {
 	slow      *cNode                 // a replica that must not win
 	forgotten *cNode
 	forgetBy  int64
-	firstFail map[int]int64 // target -> when somebody marked it FAIL first; nil: not kept
+	moved     map[int]bool    // slots that an administrator has moved
+	bumped    map[uint64]bool // config epochs that somebody gave itself
+	firstFail map[int]int64   // target -> when somebody marked it FAIL first; nil: not kept
 }
 
 type cClaim struct {
@@ -60,7 +62,7 @@ type cOwned struct {
 func (c *cChecker) init(w *cWorld) {
 	*c = cChecker{w: w, claims: map[cClaim]int{}, votes: map[cVote]string{}, cast: map[cCast]map[int]bool{},
 		silent: map[[2]int]int64{}, epochs: map[int]uint64{}, owned: map[int]cOwned{},
-		lonely: map[int]int64{}, manual: map[int]int64{}}
+		lonely: map[int]int64{}, manual: map[int]int64{}, moved: map[int]bool{}, bumped: map[uint64]bool{}}
 }
 
 // majority of the masters of the world. Slots do not move between shards here.
@@ -89,6 +91,10 @@ func (c *cChecker) event(n *cNode, e cluster.Event) {
 		c.noteFail(other(e.Node))
 		c.checkFail(n, other(e.Node))
 		c.silent[[2]int{n.idx, other(e.Node)}] = w.now
+	case cluster.EventEpochBumped:
+		if len(c.cast[cCast{n.id, e.Epoch}]) == 0 {
+			c.bumped[e.Epoch] = true // without asking: unique only after a while
+		}
 	case cluster.EventVote:
 		c.vote(n, e, other(e.Other))
 	case cluster.EventElection:
@@ -235,6 +241,9 @@ func (c *cChecker) observe(n *cNode) {
 		from, _ := shardRange(shard, c.w.masters)
 		if owner, epoch := n.core.SlotOwner(from); owner == st.ID {
 			k := cClaim{shard, epoch}
+			if c.bumped[epoch] {
+				continue
+			}
 			if old, ok := c.claims[k]; ok && old != n.idx && c.w.nodes[old].id != n.id {
 				c.w.violate("one owner: shard %d belongs to n%d and to n%d in epoch %d", shard, old, n.idx, epoch)
 				return
@@ -357,6 +366,14 @@ func (c *cChecker) agreed() (bool, string) {
 				owners = append(owners, a)
 			} else if owners[shard] != a {
 				return false, fmt.Sprintf("n%d: shard %d is owned by %.6s, others say %.6s", n.idx, shard, a, owners[shard])
+			}
+		}
+	}
+	for slot := range c.moved {
+		want, _ := w.nodes[0].core.SlotOwner(slot)
+		for _, n := range w.nodes {
+			if got, _ := n.core.SlotOwner(slot); got != want || got == "" {
+				return false, fmt.Sprintf("n%d: slot %d belongs to %.6s, n0 says %.6s", n.idx, slot, got, want)
 			}
 		}
 	}

@@ -101,7 +101,9 @@ func (w *cWorld) build() {
 	for i := range w.cut {
 		w.cut[i] = make([]bool, total)
 	}
+	mixed := w.rng.IntN(4) == 0 // some live with nodes that behave as genuine ones
 	for _, n := range w.nodes {
+		n.plain = mixed && w.rng.IntN(2) == 0
 		n.disk = w.initialConf(n)
 		n.synced = n.disk
 		n.data.offset = 1000
@@ -158,7 +160,7 @@ func (w *cWorld) start(n *cNode) {
 	n.data.up, n.data.follow, n.data.pausedW = false, nil, false
 	core, err := cluster.New(w.time(), w.cfg, cluster.Options{
 		Rand: rand.New(rand.NewPCG(w.opts.Seed, uint64(n.idx)<<32|uint64(n.life))),
-		Host: n, State: n.disk, Faults: w.opts.Mutants, Plain: w.opts.Plain,
+		Host: n, State: n.disk, Faults: w.opts.Mutants, Plain: w.opts.Plain || n.plain,
 	})
 	if err != nil {
 		w.violate("n%d cannot start: %v", n.idx, err)
@@ -340,6 +342,11 @@ func (w *cWorld) plot(d time.Duration) {
 	for t := time.Duration(0); t < d; t += time.Duration(200+w.rng.IntN(2500)) * time.Millisecond {
 		w.after(t, w.fault)
 	}
+	if w.opts.Kind == KindMove {
+		for t := time.Duration(0); t < d; t += w.ms(50, 400) {
+			w.after(t, w.moveSlot)
+		}
+	}
 	if w.opts.Kind == KindManual {
 		for t := time.Duration(0); t < d; t += time.Duration(300+w.rng.IntN(1500)) * time.Millisecond {
 			w.after(t, w.manualFailover)
@@ -415,6 +422,100 @@ func (w *cWorld) manualFailover() {
 		w.check.manual[n.idx] = w.now
 		n.step(cluster.Command{Args: args})
 	}
+}
+
+// moveSlot begins or goes on with the move of a slot, as an administrator does
+// it: importing, migrating, then the new owner, then the old one.
+func (w *cWorld) moveSlot() {
+	from, to := w.pickMaster(), w.pickMaster()
+	if from == to || !from.alive || !to.alive {
+		return
+	}
+	first, last := shardRange(w.rng.IntN(w.masters), w.masters)
+	slot := first + (last-first)/2
+	w.check.moved[slot] = true
+	s := fmt.Sprint(slot)
+	for i, c := range []struct {
+		n    *cNode
+		args []string
+	}{
+		{to, []string{"SETSLOT", s, "IMPORTING", from.id}},
+		{from, []string{"SETSLOT", s, "MIGRATING", to.id}},
+		{to, []string{"SETSLOT", s, "NODE", to.id}},
+		{from, []string{"SETSLOT", s, "NODE", to.id}},
+	} {
+		w.after(time.Duration(i)*w.ms(1, 20), func() {
+			// Each step only after the one before it was acknowledged.
+			giver, _ := from.ownerOf(slot)
+			taker, _ := to.ownerOf(slot)
+			if c.n.alive && !c.n.paused && giver == from.id && (i < 3 || taker == to.id) {
+				w.tracef("n%d: CLUSTER %v", c.n.idx, c.args)
+				c.n.step(cluster.Command{Args: c.args})
+			}
+		})
+	}
+}
+
+func (n *cNode) ownerOf(slot int) (string, uint64) {
+	if !n.alive {
+		return "", 0
+	}
+	return n.core.SlotOwner(slot)
+}
+
+// closeSlots ends moves that the faults interrupted, and gives slots that
+// nobody owns any more to somebody.
+func (w *cWorld) closeSlots() {
+	for slot := range cluster.Slots {
+		if !w.check.moved[slot] {
+			continue
+		}
+		for _, n := range w.nodes {
+			if n.alive && n.core.Status().Master {
+				n.step(cluster.Command{Args: []string{"SETSLOT", fmt.Sprint(slot), "STABLE"}})
+			}
+		}
+	}
+}
+
+// fixSlots does what redis-cli --cluster fix does: a moved slot that nobody
+// serves is given to a master, and an owner that some do not believe takes a
+// new epoch. As in Redis, a move that meets a failover can leave either behind.
+func (w *cWorld) fixSlots() {
+	for slot := range cluster.Slots {
+		if !w.check.moved[slot] {
+			continue
+		}
+		var owner, candidate *cNode
+		newest := uint64(0)
+		for _, n := range w.nodes {
+			id, epoch := n.core.SlotOwner(slot)
+			if id == n.id && epoch >= newest {
+				owner, newest = n, epoch
+			}
+			if o := w.byID[id]; o != nil && o.core.Status().Master {
+				candidate = o
+			}
+		}
+		s := fmt.Sprint(slot)
+		switch {
+		case owner != nil && !w.believed(owner, slot):
+			owner.step(cluster.Command{Args: []string{"BUMPEPOCH"}})
+		case owner == nil && candidate != nil:
+			candidate.step(cluster.Command{Args: []string{"DELSLOTS", s}})
+			candidate.step(cluster.Command{Args: []string{"ADDSLOTS", s}})
+			candidate.step(cluster.Command{Args: []string{"BUMPEPOCH"}})
+		}
+	}
+}
+
+func (w *cWorld) believed(owner *cNode, slot int) bool {
+	for _, n := range w.nodes {
+		if id, _ := n.core.SlotOwner(slot); id != owner.id {
+			return false
+		}
+	}
+	return true
 }
 
 // plotForget removes the last replica, node by node, while others gossip.
@@ -556,13 +657,17 @@ func (w *cWorld) calmDown() {
 		w.restart(n)
 		n.data.stuck, n.data.lag = false, 0
 	}
+	w.closeSlots()
 	w.tracef("calm")
 }
 
 func (w *cWorld) awaitAgreement(when string) {
 	end := w.now + int64(cAgreeWithin)
 	why := ""
-	for !w.done && w.now < end {
+	for round := 1; !w.done && w.now < end; round++ {
+		if w.opts.Kind == KindMove && round%50 == 0 { // an administrator looks every 5 s
+			w.fixSlots()
+		}
 		var ok bool
 		if ok, why = w.check.agreed(); ok {
 			return

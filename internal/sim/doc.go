@@ -1,8 +1,8 @@
-// Package sim runs the Sentinel core in a simulated world: virtual time, a
-// seeded random network, data servers that answer like Redis, and faults
-// (loss of connections, delay, one-way partitions, pauses, crashes, restarts
-// with nothing but what was persisted). It decides nothing about Redis; it
-// shows whether what the core decides keeps the global promises:
+// Package sim runs the Sentinel core and the Cluster core in simulated worlds:
+// virtual time, a seeded random network, data servers that answer like Redis,
+// and faults (loss of connections, delay, one-way partitions, pauses, crashes,
+// restarts with nothing but what was persisted). It decides nothing about Redis;
+// it shows whether what a core decides keeps the global promises. Of Sentinels:
 //
 //	one leader       at most one Sentinel is elected in an epoch
 //	one vote         a Sentinel votes once in an epoch, also over restarts
@@ -20,4 +20,11 @@
 //
 // Connections are like TCP: in order, nothing lost while they last; what a
 // partition holds back arrives when it heals, unless the connection was reset.
+//
+// The world of the Cluster core (cluster*.go; cChecker lists its promises) has
+// plots beside mixed faults: masters that die together, a node that is
+// forgotten, slots that move, a replica with old data, ... A quarter of its runs
+// mixes nodes with and without the improvements over Redis.
+//
+//	res := sim.RunCluster(sim.ClusterOptions{Seed: 42, Kind: sim.KindMany})
 package sim
