@@ -697,7 +697,7 @@ func TestReplicasShareASnapshot(t *testing.T) {
 // stopped.
 func TestSlowReplicaIsACursor(t *testing.T) {
 	if testing.Short() {
-		t.Skip("writes 60 MB")
+		t.Skip("writes 150 MB")
 	}
 	t.Parallel()
 	m, r := ours(t), ours(t)
@@ -711,7 +711,7 @@ func TestSlowReplicaIsACursor(t *testing.T) {
 	}
 	r.freeze()
 	value := strings.Repeat("v", 100_000)
-	for range 30 {
+	for range 75 {
 		for range 20 {
 			m.c.Send("SET", "k", value)
 		}
@@ -730,8 +730,9 @@ func TestSlowReplicaIsACursor(t *testing.T) {
 	}
 	r.p.Signal(syscall.SIGCONT)
 	same(t, m, r)
-	if grown := after - before; grown > 40<<20 {
-		t.Errorf("60 MB for a replica that stood still made the master grow by %d MB", grown>>20)
+	// The heap of a master that has just begun grows by some 50 MB whatever is written.
+	if grown := after - before; grown > 100<<20 {
+		t.Errorf("150 MB for a replica that stood still made the master grow by %d MB", grown>>20)
 	}
 	if got := m.info("sync_full"); got != "1" {
 		t.Errorf("sync_full %s", got)
