@@ -31,7 +31,7 @@ bench: peers build ## speed and size beside genuine Redis, as a table; geometry 
 fuzz: ## every fuzz target for FUZZTIME (default 1h each)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-sim: ## many more seeds of the simulator; clusters of up to 1,000 nodes
+sim: ## many more seeds of the simulator; clusters of up to 400 nodes
 	$(GO) test ./internal/sim/ -count=1 -timeout 0 -v -sim.seeds=100000 -sim.cluster.seeds=100000 -sim.cluster.large
 
 soak: peers ## long forms of the crash tests

@@ -213,6 +213,8 @@ type cWorld struct {
 	done      bool
 	noPersist bool // large worlds keep no nodes.conf
 	unchecked bool // and look at every step of nobody
+	tooLarge  bool
+	spread    int64 // connections take up to so long, ns: a million at once would not fit into memory
 }
 
 func newCWorld(o ClusterOptions) *cWorld {
@@ -375,7 +377,11 @@ func (w *cWorld) dial(n *cNode, e cluster.Connect) {
 		return
 	}
 	life := n.life
-	w.after(time.Duration(w.delay()+w.delay()), func() {
+	wait := w.delay() + w.delay()
+	if w.spread > 0 {
+		wait += w.rng.Int64N(w.spread)
+	}
+	w.after(time.Duration(wait), func() {
 		if !n.alive || n.life != life || n.out[e.Link] != l {
 			return
 		}

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 
 	"holdfast/internal/redis/cluster"
@@ -93,13 +94,16 @@ func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traff
 	w := newCWorld(ClusterOptions{Seed: seed, Masters: n / 2, Replicas: 1, Plain: plain, Timeout: timeout})
 	w.masters = n / 2
 	w.noPersist, w.unchecked = true, true
+	w.spread = int64(timeout / 2)
 	w.build()
 	w.after(cDataTick, w.replicate)
-	w.runFor(timeout + 2*time.Second) // the first round of pings comes all at once
+	w.runFor(timeout / 2)
+	w.spread = 0
+	w.runSmall(timeout)
 	t := Traffic{Nodes: len(w.nodes)}
 	measure := func(d time.Duration) Rate {
 		p, b := w.res.Packets, w.res.Bytes
-		w.runFor(d)
+		w.runSmall(d)
 		per := d.Seconds() * float64(len(w.nodes))
 		return Rate{float64(w.res.Packets-p) / per, float64(w.res.Bytes-b) / per}
 	}
@@ -113,7 +117,11 @@ func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traff
 	}
 	start, p, b := w.now, w.res.Packets, w.res.Bytes
 	for w.now-start < int64(20*timeout+30*time.Second) {
-		w.runFor(100 * time.Millisecond)
+		w.runSmall(100 * time.Millisecond)
+		if w.tooLarge {
+			t.NotConverged = "more memory than a simulation may take"
+			break
+		}
 		if t.NotConverged = w.converged(dead); t.NotConverged == "" {
 			break
 		}
@@ -122,6 +130,24 @@ func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traff
 	per := t.Converged.Seconds() * float64(len(w.nodes)-len(dead))
 	t.Dying = Rate{float64(w.res.Packets-p) / per, float64(w.res.Bytes-b) / per}
 	return t
+}
+
+// worldLimit bounds the memory of one world, in bytes: a machine that swaps
+// measures nothing, and does nothing else either.
+const worldLimit = 8 << 30
+
+// runSmall is runFor for worlds that may not fit into memory: it looks every
+// tenth of a second, and stops the world before it stops the machine.
+func (w *cWorld) runSmall(d time.Duration) {
+	for end := w.now + int64(d); w.now < end && !w.tooLarge; {
+		w.runFor(min(100*time.Millisecond, time.Duration(end-w.now)))
+		if len(w.nodes) < 300 {
+			continue
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		w.tooLarge = m.HeapAlloc > worldLimit
+	}
 }
 
 // partner is the other node of a shard of two.

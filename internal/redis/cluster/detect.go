@@ -184,7 +184,7 @@ func (c *Core) failIfQuorum(n *node) {
 
 func (c *Core) markFailed(n *node) {
 	n.flags = n.flags&^FlagPFail | FlagFail
-	n.failTime = c.now
+	n.failTime, n.failNews = c.now, c.now
 	c.event(EventFail, n, nil, 0)
 	c.viewDirty = true
 	c.todo |= todoState | todoSave | todoFailover

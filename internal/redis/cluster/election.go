@@ -279,7 +279,7 @@ func (c *Core) requestVotes() {
 // was found out a moment ago, and n is still silent. What was found out longer
 // ago, perhaps in a partition that healed, they know better than we do.
 func (c *Core) failIsNews(n *node) bool {
-	return !c.plain && n.failed() && c.now-n.failTime < c.timeout() &&
+	return !c.plain && n.failed() && n.failNews != 0 && c.now-n.failNews < c.timeout() &&
 		n.pingSent != 0 && c.now-max(n.pingSent, n.dataReceived) > c.timeout()/2
 }
 

@@ -27,6 +27,7 @@ type node struct {
 	pongReceived instant
 	dataReceived instant
 	failTime     instant
+	failNews     instant // when we learned that it is FAIL, not from nodes.conf
 	votedTime    instant // last vote of ours for a replica of it
 	votedFor     string  // that replica
 	orphaned     instant // since when it is a master without working replicas

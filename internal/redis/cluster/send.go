@@ -131,13 +131,10 @@ func (c *Core) putGossip(b []byte, n *node) {
 	binary.BigEndian.PutUint16(b[100:], uint16(n.pport))
 }
 
-// pongAll tells every node our configuration.
+// pongAll tells every node our configuration: one packet for all, whose gossip
+// is the same for all.
 func (c *Core) pongAll() {
-	for _, n := range c.nodes {
-		if n != c.myself && !n.handshake() {
-			c.sendPing(n.link, MsgPong)
-		}
-	}
+	c.broadcast(c.pingPacket(MsgPong))
 }
 
 // pongShard tells the replicas of our shard our offset.

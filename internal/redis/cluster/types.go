@@ -464,6 +464,16 @@ func (v *View) Importing(n int) *NodeView { return v.importing[n] }
 // the two maps need not be asked.
 func (v *View) AnyMoving() bool { return len(v.migrating)+len(v.importing) > 0 }
 
+// EachMoving calls f for every slot that is migrating or importing.
+func (v *View) EachMoving(f func(n int)) {
+	for n := range v.migrating {
+		f(n)
+	}
+	for n := range v.importing {
+		f(n)
+	}
+}
+
 // Mine reports whether this node is the owner of slot n.
 func (v *View) Mine(n int) bool { return v.Myself != nil && v.Owner(n) == v.Myself }
 
