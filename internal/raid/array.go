@@ -36,6 +36,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -96,6 +97,7 @@ type Options struct {
 	// member; all in bytes, 0 is the default. A negative Reserve is none.
 	TailSize, MetaLogSize, Reserve int64
 	Faults                         Mutants // deliberate bugs, for tests
+	prepare                        int     // syncs of a segment of the tail log after which the next one is made beforehand; 0: never
 }
 
 func (o Options) withDefaults() Options {
@@ -125,6 +127,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Force {
 		o.ReadOnly = true
+	}
+	if o.prepare == 0 && !o.Manual {
+		o.prepare = preparedAfter
 	}
 	return o
 }
@@ -165,7 +170,8 @@ type Event struct {
 //
 // Locks: the wmu of a file is taken before mu; the colMu of a file is a leaf. No lock
 // is held while a disk syncs, except while the membership changes, the tail log goes
-// on in a new segment, or a checkpoint of the metadata is written.
+// on in a new segment, or a checkpoint of the metadata is written; meanwhile reading
+// and Status go on, see gate.
 type Array struct {
 	background
 	opts  Options
@@ -177,7 +183,7 @@ type Array struct {
 
 	batches, buffers, caches sync.Pool // of *batch, *[]byte for one slot, *chunkCache
 
-	mu           sync.Mutex
+	mu           gate
 	cond         *sync.Cond // a sync ended, or the array failed
 	members      []*member  // by slot, never nil
 	spares       []*member
@@ -190,6 +196,8 @@ type Array struct {
 	meta         metaLog
 	tail         tailLog
 	genCounter   uint32
+	joins        uint64 // directories that joined while the array was open
+	flightWaits  int    // how often a rebuild waited for stripes on their way
 	doomed       []doomed
 	failed       *FailedError
 	full         bool      // a member had no room
@@ -234,7 +242,9 @@ func (a *Array) closeLater() {
 
 // Close seals what is open, writes a checkpoint and gives up the members. Files that
 // are still open cannot be used afterwards. What was acknowledged does not depend
-// on it.
+// on it: if a disk is full, so that something cannot be sealed or made durable, the
+// error says so (ENOSPC), the tail log keeps what was synced, and all is given up
+// as usual.
 func (a *Array) Close() error {
 	a.halt()
 	var errs []error
@@ -247,10 +257,11 @@ func (a *Array) Close() error {
 		return ErrClosed
 	}
 	if !a.opts.ReadOnly && a.failed == nil {
-		errs = append(errs, a.syncMetaLocked(a.meta.seq))
+		// The tail log too, so that its copies are equal although nothing in it counts.
+		errs = append(errs, a.syncTailLocked(a.tail.seg, a.tail.off), a.syncMetaLocked(a.meta.seq))
 		a.st.closed = a.opts.Now().UnixNano()
 		if err := a.checkpointLocked(); err != nil && !noRoom(err) {
-			errs = append(errs, err)
+			errs = append(errs, err) // without room the log stands for it
 		}
 	}
 	for a.meta.syncing || a.tail.syncing {
@@ -258,7 +269,11 @@ func (a *Array) Close() error {
 	}
 	a.closed = true
 	a.unlock()
-	return errors.Join(append(errs, a.giveUp())...)
+	err := errors.Join(append(errs, a.giveUp())...)
+	if noRoom(err) {
+		return fmt.Errorf("close array: no room to write everything; what was synced is in the tail log, and is there again after the next start: %w", err)
+	}
+	return err
 }
 
 // giveUp closes files, locks and workers.
@@ -266,6 +281,7 @@ func (a *Array) giveUp() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.closed = true
+	a.dropPreparedLocked()
 	for _, ino := range a.inodesLocked() {
 		a.closeColumns(ino)
 	}

@@ -140,9 +140,29 @@ func (a *Array) useSpares() error {
 		return nil
 	}
 	for _, s := range out {
-		if took, err := a.spareFor(s); err != nil || !took {
-			return err
+		var errs []error
+		for {
+			took, err := a.spareFor(s)
+			if err == nil && took {
+				break
+			}
+			if errs = append(errs, err); !took || !a.sparesFailed(len(errs)) {
+				return errors.Join(errs...)
+			}
 		}
 	}
 	return nil
+}
+
+// sparesFailed reports whether at least n spares are known to have failed, so that the
+// next one may be tried.
+func (a *Array) sparesFailed(n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.spares {
+		if m.state == "failed" {
+			n--
+		}
+	}
+	return n <= 0
 }

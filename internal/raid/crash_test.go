@@ -40,7 +40,7 @@ var crashScripts = []struct {
 func crashConfig(seed uint64) *explorer {
 	return &explorer{
 		cfg:  vfstest.Config{Exhaustive: 16 * scale(), Subsets: min(3+scale()/4, 12), Samples: 4 * scale(), Seed: seed},
-		seed: seed, losses: 1, deep: 250, fsck: 100, most: 2 * scale(),
+		seed: seed, losses: 1, deep: 250, fsck: 100, most: scale(),
 	}
 }
 
@@ -59,7 +59,6 @@ func TestPowerCutLeavesAllThatWasAcknowledged(t *testing.T) {
 				if err != nil {
 					t.Errorf("%s: %v", c.name, err)
 				}
-				t.Logf("%s: %v", c.name, x.figure)
 			}
 		})
 	}
@@ -85,9 +84,9 @@ func TestPowerCutExhaustively(t *testing.T) {
 // at the same time, in no fixed order.
 func TestPowerCutWithMembersAtWorkTogether(t *testing.T) {
 	var total figures
-	for _, s := range []shape{{1, 3}, {5, 4}, {6, 5}} {
+	for k, s := range []shape{{1, 3}, {5, 4}, {6, 5}} {
 		for i, c := range crashScripts {
-			if s.parity() < c.needs {
+			if s.parity() < c.needs || scale() == 1 && (i+k)%3 != 0 {
 				continue
 			}
 			x := crashConfig(uint64(i))
@@ -140,11 +139,11 @@ func randomScript(rng *rand.Rand, s shape, n int) string {
 
 func TestPowerCutInRandomHistories(t *testing.T) {
 	var total figures
-	for seed := uint64(1); seed <= uint64(24*scale()); seed++ {
+	for seed := uint64(1); seed <= uint64(10*scale()); seed++ {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		s := shapes[rng.IntN(len(shapes))]
 		script := randomScript(rng, s, 40)
-		x := &explorer{cfg: vfstest.Config{Exhaustive: 8, Subsets: 2, Samples: 2, Seed: seed}, seed: seed, losses: 1, deep: 150, fsck: 50, most: 2}
+		x := randomConfig(seed)
 		err := exploreScript(s, script, x, Mutants{})
 		total.add(x.figure)
 		if err != nil {
@@ -154,14 +153,22 @@ func TestPowerCutInRandomHistories(t *testing.T) {
 	t.Log(total)
 }
 
+func randomConfig(seed uint64) *explorer {
+	return &explorer{cfg: vfstest.Config{Exhaustive: 8, Subsets: 2, Samples: 2, Seed: seed}, seed: seed, losses: 1, deep: 150, fsck: 50, most: 2}
+}
+
 // TestFoundByRandomHistories keeps what random histories have found.
 func TestFoundByRandomHistories(t *testing.T) {
 	for _, c := range []struct {
 		s      shape
+		seed   uint64
 		script string
-	}{} {
-		x := crashConfig(1)
-		if err := exploreScript(c.s, c.script, x, Mutants{}); err != nil {
+	}{
+		// A rebuilding member held more batches of the generation before than those
+		// that the newer incarnation had begun with.
+		{shape{1, 3}, 17, "c d f0 x w1 R s wY f0 y c c e wt f0 f1 G c P0 wt s R f2 e s d wt s R b wm w1 P0 wt s R R G b q e"},
+	} {
+		if err := exploreScript(c.s, c.script, randomConfig(c.seed), Mutants{}); err != nil {
 			t.Error(fmt.Errorf("%v %s: %w", c.s, c.script, err))
 		}
 	}

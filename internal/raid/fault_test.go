@@ -89,8 +89,13 @@ func (c faultCase) run() (count int, err error) {
 	}
 	for _, s := range c.slots {
 		w.member(w.dirs[s][0])
-		w.inj[w.dirs[s][0]].StallFor = time.Minute
-		w.inj[w.dirs[s][0]].Arm(c.fault, c.n, c.stay)
+		in := w.inj[w.dirs[s][0]]
+		if c.fault == vfstest.SyncLost && !c.within() {
+			// Of a directory whose sync failed, names that stay visible and never become
+			// durable are not found out by anybody who is started anew.
+			in.Match = func(op vfstest.Op) bool { return op.Kind != "syncdir" }
+		}
+		in.Arm(c.fault, c.n, c.stay)
 	}
 	w.lenient = func(_ string, err error) error { return c.allowed(w, err) }
 	w.beyond, w.silent = !c.within(), c.silent()
@@ -228,7 +233,7 @@ func TestEveryFaultWithinTheRedundancyLosesNothing(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			for _, f := range allFaults {
 				for k := 1; k <= s.parity(); k++ {
-					tried, err := everyFault(faultCase{shape: s, fault: f.fault, stay: f.stay}, k, stride(9))
+					tried, err := everyFault(faultCase{shape: s, fault: f.fault, stay: f.stay}, k, stride(13))
 					total += tried
 					if err != nil {
 						t.Error(err)

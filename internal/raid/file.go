@@ -201,6 +201,7 @@ func (a *Array) writeStripes(ino *inode, data []byte) error {
 	var members [format.MaxWidth]*member
 	if err == nil {
 		a.planStripes(ino, b, data)
+		ino.flight = a.joins + 1
 		copy(members[:], a.members)
 	}
 	first := ino.count()
@@ -209,6 +210,9 @@ func (a *Array) writeStripes(ino *inode, data []byte) error {
 		return err
 	}
 	if err := a.encodeStripes(ino, b, data, first); err != nil {
+		a.mu.Lock()
+		a.landedLocked(ino)
+		a.unlock()
 		return err
 	}
 	var cols [format.MaxWidth]*column
@@ -224,7 +228,15 @@ func (a *Array) writeStripes(ino *inode, data []byte) error {
 	})
 	a.mu.Lock()
 	defer a.unlock()
+	defer a.landedLocked(ino)
 	return a.tookStripes(ino, b, members[:], cols[:])
+}
+
+// landedLocked notes that stripes of the file are no longer on their way to the
+// members. mu is held.
+func (a *Array) landedLocked(ino *inode) {
+	ino.flight = 0
+	a.cond.Broadcast()
 }
 
 // planStripes decides generations and slots. mu is held.
@@ -643,9 +655,9 @@ func (f *file) Write(p []byte) (int, error) {
 
 // WriteAt appends: off must be the end of the file.
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
-	f.a.mu.Lock()
+	f.a.mu.look()
 	size := f.ino.size()
-	f.a.mu.Unlock()
+	f.a.mu.looked()
 	if off != size {
 		return 0, pathError("write", f.name, fmt.Errorf("%w: offset %d, size %d", ErrAppend, off, size))
 	}
@@ -677,8 +689,8 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *file) Stat() (vfs.FileInfo, error) {
-	f.a.mu.Lock()
-	defer f.a.mu.Unlock()
+	f.a.mu.look()
+	defer f.a.mu.looked()
 	return fileInfo{name: f.a.PathBase(f.name), size: f.ino.size(), time: f.ino.time}, nil
 }
 

@@ -256,8 +256,8 @@ func (a *Array) Lock(name string) (io.Closer, error) {
 
 // List implements vfs.FS; the names are in order.
 func (a *Array) List(dir string) ([]string, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.mu.look()
+	defer a.mu.looked()
 	p := clean(dir)
 	switch {
 	case a.closed:
@@ -284,8 +284,8 @@ func (a *Array) List(dir string) ([]string, error) {
 
 // Stat implements vfs.FS.
 func (a *Array) Stat(name string) (vfs.FileInfo, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.mu.look()
+	defer a.mu.looked()
 	p := clean(name)
 	switch ino := a.st.names[p]; {
 	case a.closed:
@@ -309,10 +309,10 @@ func (a *Array) PathDir(p string) string { return path.Dir(p) }
 
 // GetDiskUsage implements vfs.FS: the fullest member, times the data chunks.
 func (a *Array) GetDiskUsage(string) (vfs.DiskUsage, error) {
-	a.mu.Lock()
+	a.mu.look()
 	members := slices.Clone(a.members)
 	set := a.okLocked()
-	a.mu.Unlock()
+	a.mu.looked()
 	var out vfs.DiskUsage
 	first := true
 	for s := range slots(set) {

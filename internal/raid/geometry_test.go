@@ -24,14 +24,14 @@ import (
 const (
 	geoChunk     = 32 << 10
 	geoSync      = 8 // stripes per Sync
-	geoRounds    = 3 // Syncs
+	geoRounds    = 6 // Syncs
 	geoTolerance = 0.15
 )
 
 var (
 	geoSpeed = vfstest.Speed{BytesPerSecond: 100 << 20}
 	// geoSeeks is a disk that passes over gaps at its bandwidth.
-	geoSeeks = vfstest.Speed{BytesPerSecond: 100 << 20, Seek: 500 * time.Microsecond}
+	geoSeeks = vfstest.Speed{BytesPerSecond: 100 << 20, Seek: 650 * time.Microsecond}
 )
 
 // factors are multiples of one disk's rate.

@@ -33,8 +33,8 @@ func (a *Array) openFilesLocked() (out []*inode) {
 // Status returns the state of this moment.
 func (a *Array) Status() Status {
 	scrub, rebuild := a.progress()
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.mu.look()
+	defer a.mu.looked()
 	s := Status{
 		ID: a.id.String(), Level: a.geo.Level(), Width: a.geo.Width(), Chunk: a.chunk, Count: a.super.Count,
 		ReadOnly: a.opts.ReadOnly, NoRoom: a.full, Files: len(a.st.files), Scrub: scrub, Rebuild: rebuild,
@@ -87,6 +87,10 @@ func (a *Array) verdictLocked() (state, reason string) {
 		case m.state == "rebuilding":
 			state, reason = "rebuilding", "member "+m.dir.Path+" is being rebuilt"
 		}
+	}
+	if state == "healthy" && (a.raisePending || a.tail.mustRoll) {
+		// Whoever takes a member away now would meet the members of before.
+		return "rebuilding", "the change of members is not on all of them yet"
 	}
 	return state, reason
 }

@@ -62,16 +62,19 @@ func (a *Array) joinLocked(m *member, blank bool) error {
 		a.ignore(m.close())
 		return err
 	}
-	if err := a.clearJoiner(m); err != nil {
+	var err error
+	a.mu.slowly(func() { err = a.clearJoiner(m) })
+	if err != nil {
 		a.ignore(m.close())
 		return err
 	}
 	before := a.members[m.slot]
 	m.state = "rebuilding"
+	a.joins++
+	m.joined = a.joins
 	a.members[m.slot] = m
 	a.meta.files[m.slot], a.meta.written[m.slot] = nil, 0
 	a.raisePending = true
-	err := error(nil)
 	if blank {
 		err = a.appendLocked(format.Reset{Member: m.slot})
 	}
@@ -82,16 +85,36 @@ func (a *Array) joinLocked(m *member, blank bool) error {
 		err = errors.New(m.reason)
 	}
 	if err != nil {
-		if a.members[m.slot] == m && m.ok() {
-			m.state, m.reason = before.state, before.reason
-			a.raisePending = true
-		}
+		a.ousted(m, before)
 		return err
 	}
-	if err := a.makeReserve(m); err != nil {
+	a.mu.slowly(func() { err = a.makeReserve(m) })
+	if err != nil {
 		a.failLocked(m, "write reserve", err)
 	}
 	return a.settleLocked()
+}
+
+// ousted gives the slot of m, whose joining failed, back to who had it. No claim with m
+// in it can be in force that was not settled, and the next one is without it. mu is held.
+func (a *Array) ousted(m, before *member) {
+	if a.members[m.slot] == m {
+		a.members[m.slot] = before
+		for _, ino := range a.inodesLocked() {
+			for i := range ino.open {
+				ino.open[i].present &^= 1 << m.slot
+			}
+		}
+		if f := a.meta.files[m.slot]; f != nil {
+			a.closing = append(a.closing, f)
+			a.meta.files[m.slot], a.meta.written[m.slot] = nil, 0
+		}
+		if a.tail.members>>m.slot&1 != 0 {
+			a.tail.mustRoll = true
+		}
+	}
+	a.raisePending = true
+	a.ignore(m.close())
 }
 
 // clearJoiner removes the metadata and tails that a joining directory holds from
@@ -106,7 +129,7 @@ func (a *Array) clearJoiner(m *member) error {
 		_, isTail := parseNumber(name, "tail-", ".log")
 		_, isCkpt := parseNumber(name, "meta-", ".ckpt")
 		_, isLog := parseNumber(name, "meta-", ".log")
-		if isTail || isCkpt || isLog {
+		if isTail || isCkpt || isLog || name == preparedName {
 			if err := m.dir.FS.Remove(m.path(name)); err != nil {
 				return err
 			}
@@ -240,8 +263,42 @@ func (a *Array) spareFor(slot int) (bool, error) {
 	}
 	m.slot = slot
 	if err := a.installLocked(m); err != nil {
-		return true, fmt.Errorf("spare %s for member %d: %w", m.dir.Path, slot, err)
+		err = fmt.Errorf("spare %s for member %d: %w", m.dir.Path, slot, err)
+		return true, errors.Join(err, a.returnSpare(m, err))
 	}
 	a.event(Event{Kind: EventSpare, Member: slot, Path: m.dir.Path, Text: "a spare stepped in"})
 	return true, nil
+}
+
+// returnSpare takes back a spare that did not come into its slot. One that failed over
+// it, and not for lack of room, is listed as failed and not tried again before the
+// next opening.
+func (a *Array) returnSpare(was *member, why error) error {
+	m := &member{slot: -1, id: was.id, dir: was.dir, state: "spare"}
+	a.mu.Lock()
+	defer a.unlock()
+	if a.closed {
+		return nil // the superblocks may list it, or not: it is blank
+	}
+	if !was.ok() && was.state != "spare" && was.reason != "" {
+		m.state, m.reason = "failed", was.reason
+	} else if err := a.take(m); err != nil {
+		a.ignore(m.close())
+		m.state, m.reason = "failed", err.Error()
+	}
+	a.spares = append(a.spares, m)
+	a.raisePending = true
+	if m.state == "failed" {
+		a.eventLocked(Event{Kind: EventMemberFailed, Member: -1, Path: m.dir.Path, Text: why.Error()})
+		return a.settleLocked()
+	}
+	err := a.settleLocked()
+	if err == nil {
+		a.mu.slowly(func() {
+			for step := 0; step < 2 && err == nil; step++ {
+				err = a.writeSuper(m, a.super, step)
+			}
+		})
+	}
+	return err
 }

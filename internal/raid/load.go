@@ -68,7 +68,7 @@ func parseNumber(name, prefix, suffix string) (n uint64, ok bool) {
 
 const maxMetaFile = 8 << 30
 
-// loadMeta reads the metadata. Of all generations it takes the one that reaches the
+// loadMeta reads the metadata. Of all generations of the newest incarnation it takes the one that reaches the
 // highest batch, and of the copies of a log each batch from any copy that has it
 // whole. The error is a *CorruptError if something is missing that was durable.
 func loadMeta(srcs []source, array format.ID, geo layout.Geometry, chunk int, faults Mutants) (*loaded, error) {
@@ -109,7 +109,11 @@ func loadMeta(srcs []source, array format.ID, geo layout.Geometry, chunk int, fa
 		if err != nil {
 			return nil, err
 		}
-		if c != nil && (best == nil || c.seq > best.seq) {
+		// A later incarnation first: it has left out what an earlier one wrote and what
+		// nobody had when it began, though a member that was away then may hold it, under
+		// higher numbers.
+		if c != nil && (best == nil || c.st.incarnation > best.st.incarnation ||
+			c.st.incarnation == best.st.incarnation && c.seq > best.seq) {
 			best = c
 		}
 	}

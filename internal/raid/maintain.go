@@ -371,10 +371,15 @@ func (a *Array) setRebuilt(slot, allowed int) (bool, error) {
 	a.mu.Lock()
 	defer a.unlock()
 	m := a.members[slot]
-	if m.state != "rebuilding" || a.lackingLocked(slot) > allowed {
+	if err := a.sealLackingLocked(m); err != nil {
+		return false, err
+	}
+	if a.members[slot] != m || m.state != "rebuilding" || a.lackingLocked(slot) > allowed {
 		return false, nil
 	}
-	if err := a.sweepMemberLocked(m); err != nil {
+	var err error
+	a.mu.slowly(func() { err = a.sweepMemberLocked(m) })
+	if err != nil {
 		a.failLocked(m, "remove column", err)
 		return false, a.settleLocked()
 	}
@@ -386,6 +391,66 @@ func (a *Array) setRebuilt(slot, allowed int) (bool, error) {
 		return false, err
 	}
 	return true, a.syncMetaLocked(a.meta.seq)
+}
+
+// sealLackingLocked seals the stripes that were written and have no chunk on m, so that
+// the rebuild finds them, and waits for those that were on their way to the members
+// when m joined: they lack its chunk as well. What is written later goes to m, too.
+// A file that a sync found no room for cannot be sealed, and nothing of it counts
+// that is not. mu is held, and given up while the disks work.
+func (a *Array) sealLackingLocked(m *member) error {
+	for _, id := range sortedIDs(a.st.files) {
+		ino := a.st.files[id]
+		for ino != nil && ino.flight != 0 && ino.flight <= m.joined {
+			a.flightWaits++
+			a.cond.Wait()
+		}
+		if ino = a.st.files[id]; ino == nil || ino.broken != nil || !a.lacksOpen(ino, m.slot) {
+			continue // it may have been removed meanwhile
+		}
+		target := ino.count()
+		err := a.syncColumnsLocked(ino, ino.writeSeq)
+		if err == nil {
+			err = a.sealLocked(ino, target, false)
+		}
+		if err != nil && ino.broken == nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lacksOpen reports whether a stripe that is not sealed lacks its chunk on the
+// member. mu is held.
+func (a *Array) lacksOpen(ino *inode, slot int) bool {
+	for i := range ino.open {
+		if a.lacks(&ino.open[i], len(ino.stripes)+i, slot) {
+			return true
+		}
+	}
+	return false
+}
+
+// lacks reports whether stripe number n should have a chunk on the member and has
+// none. mu is held.
+func (a *Array) lacks(st *stripe, n, slot int) bool {
+	return st.present>>slot&1 == 0 && a.geo.ChunkLength(a.geo.Index(uint64(n), slot), int(st.length), a.chunk) > 0
+}
+
+// sealLacking does so for all members of a set, when what their joining, or the
+// failure of others, left to do is done.
+func (a *Array) sealLacking(set uint32) error {
+	a.mu.Lock()
+	defer a.unlock()
+	if err := a.settleLocked(); err != nil {
+		return err
+	}
+	for s := range slots(set) {
+		if err := a.sealLackingLocked(a.members[s]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweepMemberLocked removes the columns of files that were removed while the member
@@ -415,8 +480,7 @@ func (a *Array) sweepMemberLocked(m *member) error {
 func (a *Array) lackingLocked(slot int) (n int) {
 	for _, ino := range a.st.files {
 		for i := range ino.stripes {
-			st := &ino.stripes[i]
-			if st.present>>slot&1 == 0 && a.geo.ChunkLength(a.geo.Index(uint64(i), slot), int(st.length), a.chunk) > 0 {
+			if a.lacks(&ino.stripes[i], i, slot) {
 				n++
 			}
 		}
@@ -481,7 +545,6 @@ func (a *Array) scrubMetadata(problem func(string, ...any)) (int64, error) {
 			if g != gen && !a.hasGeneration(m, g) {
 				continue // it became a member after that
 			}
-			// The log of an earlier generation may end in what a crash tore.
 			check(ckptName(g), checkCheckpoint(m.dir, ckptName(g), a.id, g))
 		}
 		// The log in memory only grows: what was there stays as it is.
@@ -490,6 +553,12 @@ func (a *Array) scrubMetadata(problem func(string, ...any)) (int64, error) {
 			err = format.ErrChecksum
 		}
 		check(logName(gen), err)
+	}
+	for _, g := range olds {
+		for s, err := range checkOldLogs(members, set, a.id, g) {
+			bad++
+			problem("member %d: %s: %v", s, members[s].path(logName(g)), err)
+		}
 	}
 	if bad == 0 {
 		return 0, nil
@@ -508,6 +577,42 @@ func (a *Array) scrubMetadata(problem func(string, ...any)) (int64, error) {
 		}
 	}
 	return bad, a.settleLocked()
+}
+
+// checkOldLogs reads the copies of the log of an earlier generation, and returns what
+// is wrong with which member's. A copy may end in what a crash tore; it is damaged if
+// it lacks a batch of which any copy says that it was durable on all members. A copy
+// that does not begin was never in use.
+func checkOldLogs(members []*member, set uint32, array format.ID, gen uint64) map[int]error {
+	last := map[int]uint64{} // batch that a copy is whole up to
+	top := uint64(0)
+	for s := range slots(set) {
+		b, err := readLimited(members[s].dir.FS, members[s].path(logName(gen)), maxMetaFile)
+		if err != nil {
+			continue
+		}
+		h, chain, err := format.ParseMetaHeader(b)
+		if err != nil || h.Array != array || h.Kind != format.KindLog || h.Generation != gen {
+			continue
+		}
+		seq, at := h.Base, format.MetaHeaderSize
+		for at < len(b) {
+			batch, n, next, err := format.ParseBatch(b[at:], chain)
+			if err != nil || batch.Seq != seq+1 {
+				break
+			}
+			seq, at, chain = batch.Seq, at+n, next
+		}
+		last[s] = seq
+		top = max(top, syncedBeyond(b[format.MetaHeaderSize:]))
+	}
+	bad := map[int]error{}
+	for s, seq := range last {
+		if seq < top {
+			bad[s] = fmt.Errorf("batch %d: %w", seq+1, format.ErrChecksum)
+		}
+	}
+	return bad
 }
 
 // hasGeneration reports whether a member was given a generation.

@@ -31,6 +31,8 @@ type member struct {
 	id   format.ID
 	dir  Dir
 	lock io.Closer // nil: not locked
+	// joined is Array.joins when it joined; 0: at the opening.
+	joined uint64
 
 	// Guarded by Array.mu.
 	state    string // live, rebuilding; else out: failed, stale, missing
@@ -300,12 +302,14 @@ func (a *Array) nextSuper() *format.Superblock {
 // error is for lack of room; failed says that members failed, and are marked so.
 func (a *Array) writeSupersLocked(sb *format.Superblock, set uint32, step int) (failed bool, err error) {
 	errs := make([]error, a.geo.Width())
-	a.pool.each(set, func(s int) {
-		m := a.members[s]
-		errs[s] = a.writeSuper(m, sb, step)
-		if noRoom(errs[s]) && a.dropReserve(m) {
+	a.mu.slowly(func() {
+		a.pool.each(set, func(s int) {
+			m := a.members[s]
 			errs[s] = a.writeSuper(m, sb, step)
-		}
+			if noRoom(errs[s]) && a.dropReserve(m) {
+				errs[s] = a.writeSuper(m, sb, step)
+			}
+		})
 	})
 	for s := range slots(set) {
 		switch {
@@ -340,6 +344,7 @@ func (a *Array) writeSuper(m *member, sb *format.Superblock, step int) error {
 
 // noRoomLocked notes that a member is full and returns the operation's error.
 func (a *Array) noRoomLocked(m *member, err error) error {
+	a.dropPreparedLocked()
 	if !a.full {
 		a.full = true
 		a.eventLocked(Event{Kind: EventNoRoom, Member: m.slot, Path: m.dir.Path, Text: err.Error()})
@@ -386,7 +391,10 @@ func (a *Array) makeReserve(m *member) error {
 		err = errors.Join(err, f.Close())
 	}
 	if noRoom(err) {
-		return m.dir.FS.Remove(m.path(reserveName))
+		if err := m.dir.FS.Remove(m.path(reserveName)); !notExist(err) {
+			return err
+		}
+		return nil // not even its name found room
 	}
 	m.reserve = err == nil
 	return err

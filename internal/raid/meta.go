@@ -49,6 +49,8 @@ type inode struct {
 	held       []heldTail
 	sealSeq    uint64 // metadata batch with the last seal
 
+	flight uint64 // joins of the array + 1 when stripes were planned that are on their way; 0: none are
+
 	refs, writers int
 	name          string // for messages: the last name it had
 	broken        error  // a sync answered that there is no room: nothing more is written

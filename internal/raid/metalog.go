@@ -142,15 +142,18 @@ func (a *Array) leadMetaSync() error {
 	}
 	end, set := l.seq, a.okLocked()
 	l.syncing = true
-	errs := make([]error, a.geo.Width())
-	members, files := slices.Clone(a.members), slices.Clone(l.files)
+	var members [format.MaxWidth]*member
+	var files [format.MaxWidth]vfs.File
+	var errs [format.MaxWidth]error
+	copy(members[:], a.members)
+	copy(files[:], l.files)
 	for s := range slots(set) {
 		if files[s] == nil {
 			set &^= 1 << s // it joins, and gets all this as a checkpoint
 		}
 	}
 	a.unlock()
-	a.pool.each(set, func(s int) { errs[s] = a.retrySync(files[s].SyncData) })
+	a.syncFiles(set, &files, &errs)
 	a.mu.Lock()
 	l.syncing = false
 	a.cond.Broadcast()
@@ -212,15 +215,19 @@ func (a *Array) checkpointLocked() error {
 	}
 	gen := l.nextGen
 	l.nextGen++
-	ckpt, log, chain := a.encodeCheckpoint(gen)
 	set := a.okLocked()
+	var ckpt, log []byte
+	var chain uint32
 	files := make([]vfs.File, a.geo.Width())
 	errs := make([]error, a.geo.Width())
-	a.pool.each(set, func(s int) {
-		files[s], errs[s] = a.writeGeneration(a.members[s], gen, ckpt, log)
-		if noRoom(errs[s]) && a.dropReserve(a.members[s]) {
+	a.mu.slowly(func() {
+		ckpt, log, chain = a.encodeCheckpoint(gen)
+		a.pool.each(set, func(s int) {
 			files[s], errs[s] = a.writeGeneration(a.members[s], gen, ckpt, log)
-		}
+			if noRoom(errs[s]) && a.dropReserve(a.members[s]) {
+				files[s], errs[s] = a.writeGeneration(a.members[s], gen, ckpt, log)
+			}
+		})
 	})
 	var full error
 	for s := range slots(set) {
@@ -387,7 +394,9 @@ func (a *Array) reservedLocked() error {
 		a.reserveTry = now
 		for s := range slots(missing) {
 			m := a.members[s]
-			if err := a.makeReserve(m); err != nil {
+			var err error
+			a.mu.slowly(func() { err = a.makeReserve(m) })
+			if err != nil {
 				a.failLocked(m, "write reserve", err)
 			}
 			if m.reserve || !m.ok() {

@@ -82,7 +82,7 @@ func (m *model) doubt(fn func(names map[string]int)) {
 // key is different whenever the promise is.
 func (m *model) key() string {
 	var b strings.Builder
-	fmt.Fprint(&b, m.durable, len(m.hist))
+	fmt.Fprint(&b, m.durable, len(m.hist), len(m.maybe))
 	for _, id := range slices.Sorted(maps.Keys(m.files)) {
 		fmt.Fprint(&b, " ", id, ":", m.files[id].acked, "/", len(m.files[id].data))
 	}

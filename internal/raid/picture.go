@@ -198,16 +198,37 @@ func (p *picture) metadata(r *CheckReport) {
 	for slot, err := range l.failed {
 		r.add(Finding{Severity: SeverityChoice, What: "member", Member: slot, Path: p.dirs[slot].Path, Text: err.Error()})
 	}
+	begun := p.begun(l.gen)
 	for _, f := range l.findings {
 		sev := SeverityNote // what a crash leaves, or of a generation that is kept for need
-		if p.clean && (f.File == ckptName(l.gen) || f.File == logName(l.gen)) {
+		if p.clean && begun>>f.Slot&1 != 0 && (f.File == ckptName(l.gen) || f.File == logName(l.gen)) {
 			sev = SeverityRepair
 		}
 		r.add(Finding{Severity: sev, What: "metadata", Member: f.Slot, Path: p.path(f.Slot, f.File), Off: f.Off, Text: f.Text})
 	}
 	// A copy that ends too early, or is not there, is no finding of loadMeta.
-	p.sameSize(r, "metadata", p.live, ckptName(l.gen))
-	p.sameSize(r, "metadata", p.live, logName(l.gen))
+	p.sameSize(r, "metadata", begun, ckptName(l.gen))
+	p.sameSize(r, "metadata", begun, logName(l.gen))
+	for s := range slots(p.live &^ begun) {
+		r.add(Finding{Severity: SeverityNote, What: "metadata", Member: s, Path: p.path(s, ckptName(l.gen)), Text: "is not there yet: the array was not closed to the end; the next start writes it anew"})
+	}
+}
+
+// begun returns the members on which the log of a generation begins. It is made when
+// the checkpoint is durable there: where it does not begin, a crash in the last step
+// of Close may have left it so, although another member has the checkpoint that calls
+// the end an orderly one; where it does, the checkpoint must be whole.
+func (p *picture) begun(gen uint64) (set uint32) {
+	for _, s := range p.sources() {
+		b, err := readLimited(s.dir.FS, s.path(logName(gen)), format.MetaHeaderSize)
+		if err == nil {
+			var h format.MetaHeader
+			if h, _, err = format.ParseMetaHeader(b); err == nil && h.Array == p.id && h.Generation == gen && h.Kind == format.KindLog {
+				set |= 1 << s.slot
+			}
+		}
+	}
+	return set
 }
 
 // sources returns the members that a start would read from.

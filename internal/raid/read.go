@@ -63,14 +63,14 @@ func (a *Array) readAt(f *file, p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, pathError("read", f.name, errors.New("negative offset"))
 	}
-	a.mu.Lock()
+	a.mu.look()
 	if a.closed {
-		a.mu.Unlock()
+		a.mu.looked()
 		return 0, pathError("read", f.name, ErrClosed)
 	}
 	size := ino.size()
 	if off >= size {
-		a.mu.Unlock()
+		a.mu.looked()
 		if len(p) == 0 {
 			return 0, nil
 		}
@@ -89,7 +89,7 @@ func (a *Array) readAt(f *file, p []byte, off int64) (int, error) {
 	if off < ino.base && len(p) > 0 {
 		list = a.piecesLocked(list, ino, p[:min(int64(len(p)), ino.base-off)], off)
 	}
-	a.mu.Unlock()
+	a.mu.looked()
 	if len(list) > 0 {
 		if n, err := a.readPieces(f, list, off); err != nil {
 			return n, err
@@ -329,12 +329,12 @@ func (a *Array) readSlow(f *file, p *piece) error {
 func (a *Array) reconstruct(ino *inode, n, index int) (slot []byte, made bool, why error) {
 	width := a.geo.Width()
 	states := make([]chunkState, width)
-	a.mu.Lock()
+	a.mu.look()
 	desperate := a.failed != nil
 	for i := range states {
 		states[i] = a.chunkLocked(ino, n, i, desperate)
 	}
-	a.mu.Unlock()
+	a.mu.looked()
 	var errs []error
 	shards := make([][]byte, width)
 	area := format.HeaderArea(a.chunk)
@@ -389,8 +389,8 @@ func (a *Array) reconstruct(ino *inode, n, index int) (slot []byte, made bool, w
 
 // sealedSum reports whether the stripe record has a checksum of this chunk.
 func (a *Array) sealedSum(ino *inode, n int, c *chunkState) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.mu.look()
+	defer a.mu.looked()
 	st, chunks := ino.stripe(n)
 	return st.present>>c.want.Member&1 != 0 && chunks[c.want.Member] == c.chunk && !a.opts.Faults.SkipGeneration
 }

@@ -91,6 +91,9 @@ func (r *rebuilder) run() error {
 	for try := 0; ; try++ {
 		r.targets = r.a.rebuildingSet()
 		r.lostOn = [format.MaxWidth]int{}
+		if err := r.a.sealLacking(r.targets); err != nil {
+			return err
+		}
 		if err := r.pass(); err != nil {
 			return err
 		}

@@ -586,23 +586,43 @@ func (r *recovery) secure(ino *inode) error {
 	return a.sealLocked(ino, ino.count(), false)
 }
 
-// complete writes the chunks of an adopted stripe that members lack.
+// complete writes all chunks of an adopted stripe to new slots, those that members
+// lack and the others: what was read may stand in a cache only, and if a sync of it
+// has failed, the next one would not say so. They are not synced. A member without
+// room keeps the chunk that it has.
 func (r *recovery) complete(ino *inode, n int) error {
 	a := r.a
 	for index := range a.geo.Width() {
 		a.mu.Lock()
-		st, _ := ino.stripe(n)
+		st, chunks := ino.stripe(n)
 		m := a.members[a.geo.Member(uint64(n), index)]
-		has := st.present>>m.slot&1 != 0 || !m.ok() || a.geo.ChunkLength(index, int(st.length), a.chunk) == 0
+		lacks := st.present>>m.slot&1 == 0
+		before, to := chunks[m.slot], ino.next[m.slot]
+		skip := !m.ok() || a.geo.ChunkLength(index, int(st.length), a.chunk) == 0
 		a.unlock()
-		if has {
+		if skip {
 			continue
 		}
 		b, made, err := a.reconstruct(ino, n, index)
-		if !made {
+		if b == nil || lacks && !made {
 			return fmt.Errorf("%s: stripe %d: %w", ino.name, n, err)
 		}
-		if err := a.heal(ino, n, index, b); err != nil && a.failed != nil {
+		_, sum, err := format.ParseChunkHeader(b, a.chunk)
+		if err != nil {
+			return fmt.Errorf("%s: stripe %d: %w", ino.name, n, err)
+		}
+		a.mu.Lock()
+		ino.next[m.slot]++
+		a.unlock()
+		err = a.writeSlot(ino, m, to, b)
+		a.mu.Lock()
+		if err == nil {
+			err = a.tookRepair(ino, n, m, before, format.Chunk{Slot: to, Sum: sum})
+		} else {
+			err = asError(a.failed)
+		}
+		a.unlock()
+		if err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,9 @@ type tailLog struct {
 	mustRoll bool   // a copy is gone, or a sync found no room
 	metaSeq  uint64 // batch with the TAIL record that names the segment
 	start    int64  // size with which it began
+	syncs    int    // of this segment
+	zeroed   bool   // it was made beforehand
+	ready    preparedTail
 	buf      []byte // one record, as encoded
 	copies   []byte // what a member is given, since writing may modify it
 	olds     []oldTail
@@ -105,7 +108,7 @@ func (a *Array) logLocked(ino *inode) error {
 	if a.tail.mustRoll || a.raisePending {
 		return a.settleLocked()
 	}
-	if t := &a.tail; t.off > t.start+a.opts.TailSize && !a.full {
+	if t := &a.tail; !a.full && (t.off > t.start+a.opts.TailSize || !t.zeroed && t.ready.files != nil) {
 		if err := a.rollTailLocked(); err != nil && !noRoom(err) {
 			return err
 		}
@@ -178,6 +181,8 @@ func (a *Array) leadTailSync() error {
 		return a.settleLocked()
 	}
 	t.synced, t.seqDone = end, seq
+	t.syncs++
+	a.prepareTailLocked()
 	return nil
 }
 
@@ -235,7 +240,16 @@ func (a *Array) rollTailLocked() error {
 	}
 	files := make([]vfs.File, a.geo.Width())
 	errs := make([]error, a.geo.Width())
-	a.pool.each(set, func(s int) { files[s], errs[s] = a.writeTail(a.members[s], seg, b) })
+	prepared := a.preparedFor(seg, set)
+	a.mu.slowly(func() {
+		a.pool.each(set, func(s int) {
+			var f vfs.File
+			if prepared != nil {
+				f = prepared[s]
+			}
+			files[s], errs[s] = a.writeTail(a.members[s], seg, b, f)
+		})
+	})
 	var full error
 	failed := false
 	for s := range slots(set) {
@@ -262,6 +276,7 @@ func (a *Array) rollTailLocked() error {
 		return a.settleLocked()
 	}
 	a.enterTail(seg, set, files, b, seq, chain, ends)
+	t.zeroed = prepared != nil
 	return a.appendLocked(format.Tail{Segment: seg, Members: set})
 }
 
@@ -278,7 +293,7 @@ func (a *Array) enterTail(seg uint64, set uint32, files []vfs.File, b []byte, se
 	}
 	a.closeLater()
 	t.seg, t.members, t.files = seg, set, files
-	t.off, t.synced, t.start = int64(len(b)), int64(len(b)), int64(len(b))
+	t.off, t.synced, t.start, t.syncs = int64(len(b)), int64(len(b)), int64(len(b)), 0
 	t.seq, t.last, t.seqDone, t.chain = seq, seq, seq, chain
 	t.mustRoll = false
 	t.metaSeq = a.meta.seq + 1
@@ -288,15 +303,23 @@ func (a *Array) enterTail(seg uint64, set uint32, files []vfs.File, b []byte, se
 	a.cond.Broadcast()
 }
 
-// writeTail creates a segment on one member, durable with its name.
-func (a *Array) writeTail(m *member, seg uint64, b []byte) (vfs.File, error) {
-	f, err := m.dir.FS.OpenReadWrite(m.path(tailName(seg)), vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return nil, err
+// writeTail creates a segment on one member, durable with its name; f is the file that
+// was made for it beforehand, or nil. That one is renamed only after its content is
+// synced: under the name of a segment nothing stands at any time but its content,
+// or, of a new file, a part of it that no TAIL record names yet.
+func (a *Array) writeTail(m *member, seg uint64, b []byte, f vfs.File) (_ vfs.File, err error) {
+	made := f != nil
+	if !made {
+		if f, err = m.dir.FS.OpenReadWrite(m.path(tailName(seg)), vfs.WriteCategoryUnspecified); err != nil {
+			return nil, err
+		}
 	}
 	err = writeAt(f, slices.Clone(b), 0)
 	if err == nil {
 		err = a.retrySync(f.Sync)
+	}
+	if err == nil && made {
+		err = m.dir.FS.Rename(m.path(preparedName), m.path(tailName(seg)))
 	}
 	if err == nil {
 		err = a.syncMemberDir(m)
@@ -313,6 +336,7 @@ func (a *Array) dropTail(seg uint64, set uint32, files []vfs.File) {
 			a.ignore(files[s].Close())
 		}
 		a.ignore(a.members[s].dir.FS.Remove(a.members[s].path(tailName(seg))))
+		a.ignore(a.members[s].dir.FS.Remove(a.members[s].path(preparedName)))
 	}
 }
 

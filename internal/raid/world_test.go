@@ -140,6 +140,9 @@ func (w *world) members() []Dir {
 	return out
 }
 
+// prepareInWorlds is Options.prepare of all worlds.
+var prepareInWorlds int
+
 func (w *world) options() Options {
 	return Options{
 		Members: w.members(), Level: w.level, Chunk: testChunk,
@@ -148,7 +151,7 @@ func (w *world) options() Options {
 		OnEvent: w.note,
 		Manual:  true, Serial: !w.parallel, ScrubEvery: -1, ScrubRate: -1, RebuildRate: -1,
 		TailSize: w.tail, MetaLogSize: 2048, Reserve: w.reserve,
-		Faults: w.muts,
+		Faults: w.muts, prepare: prepareInWorlds,
 	}
 }
 
@@ -173,7 +176,7 @@ func (w *world) mkdir(dir string) error {
 	if _, ok := w.m.names()[dir]; ok {
 		return nil
 	}
-	return w.tell(w.a.MkdirAll(dir, 0o755), func(n map[string]int) { n[dir] = 0 })
+	return w.tell(func() error { return w.a.MkdirAll(dir, 0o755) }, func(n map[string]int) { n[dir] = 0 })
 }
 
 // mount opens the array and holds it against the model.
@@ -327,14 +330,15 @@ func (w *world) fresh(dir string) string {
 	return fmt.Sprintf("%s/f%d", dir, w.names)
 }
 
-// tell notes a name operation, done or failed.
-func (w *world) tell(err error, fn func(map[string]int)) error {
-	if err != nil {
-		w.m.doubt(fn)
-		return err
+// tell carries out a name operation and notes it. While it is under way, and when
+// it has failed, it may be done or not.
+func (w *world) tell(do func() error, fn func(map[string]int)) error {
+	w.m.doubt(fn)
+	err := do()
+	if err == nil {
+		w.m.change(fn)
 	}
-	w.m.change(fn)
-	return nil
+	return err
 }
 
 func (w *world) createFile(dir string, cat vfs.DiskWriteCategory) error {
@@ -348,8 +352,9 @@ func (w *world) createFile(dir string, cat vfs.DiskWriteCategory) error {
 	w.nextID++
 	id := w.nextID
 	w.m.files[id] = &mfile{id: id, bulk: cat == Bulk}
-	f, err := w.a.Create(name, cat)
-	if err := w.tell(err, func(n map[string]int) { n[name] = id }); err != nil {
+	var f vfs.File
+	create := func() (err error) { f, err = w.a.Create(name, cat); return err }
+	if err := w.tell(create, func(n map[string]int) { n[name] = id }); err != nil {
 		return err
 	}
 	w.open[id], w.cur = f, id
@@ -456,7 +461,7 @@ func (w *world) syncDir() error {
 
 func (w *world) nameOp(op byte) error {
 	if op == 'G' {
-		return w.tell(w.a.RemoveAll("d/sub"), func(n map[string]int) {
+		return w.tell(func() error { return w.a.RemoveAll("d/sub") }, func(n map[string]int) {
 			maps.DeleteFunc(n, func(name string, _ int) bool { return name == "d/sub" || strings.HasPrefix(name, "d/sub/") })
 		})
 	}
@@ -467,9 +472,9 @@ func (w *world) nameOp(op byte) error {
 	to := w.fresh("d")
 	switch op {
 	case 'u':
-		return w.tell(w.a.Remove(name), func(n map[string]int) { delete(n, name) })
+		return w.tell(func() error { return w.a.Remove(name) }, func(n map[string]int) { delete(n, name) })
 	case 'l':
-		return w.tell(w.a.Link(name, to), func(n map[string]int) { n[to] = id })
+		return w.tell(func() error { return w.a.Link(name, to) }, func(n map[string]int) { n[to] = id })
 	case 'o':
 		for _, old := range slices.Sorted(maps.Keys(w.m.names())) {
 			if other := w.m.names()[old]; other != 0 && other != id {
@@ -478,7 +483,7 @@ func (w *world) nameOp(op byte) error {
 			}
 		}
 	}
-	return w.tell(w.a.Rename(name, to), func(n map[string]int) { delete(n, name); n[to] = id })
+	return w.tell(func() error { return w.a.Rename(name, to) }, func(n map[string]int) { delete(n, name); n[to] = id })
 }
 
 // check reads everything, whole and in pieces, as the running program sees it.
@@ -495,7 +500,8 @@ func (w *world) check() error {
 		return err
 	}
 	rng := rand.New(rand.NewPCG(w.rnd, 9))
-	for name, id := range w.m.names() {
+	for _, name := range slices.Sorted(maps.Keys(w.m.names())) {
+		id := w.m.names()[name]
 		want := w.m.files[id]
 		if id == 0 || len(want.data) == 0 {
 			continue
