@@ -32,7 +32,8 @@ func (a *clusterAdmin) moveBatch(slots []int, from, to *clusterNode) error {
 	if _, err := a.change(to, setslots(slots, "IMPORTING", from.id)...); err != nil {
 		return err
 	}
-	if _, err := a.change(from, setslots(slots, "MIGRATING", to.id)...); err != nil {
+	counts, err := a.change(from, markAndCount(slots, to.id)...)
+	if err != nil {
 		var fresh []int
 		for _, n := range slots {
 			if _, held := to.importing[n]; !held {
@@ -44,7 +45,10 @@ func (a *clusterAdmin) moveBatch(slots []int, from, to *clusterNode) error {
 		}
 		return err
 	}
-	for _, n := range slots {
+	for i, n := range slots {
+		if counts[len(slots)+i].Int == 0 {
+			continue // nor will it have one: new keys are the target's by now
+		}
 		// What the source has is what clients see: it wins over a copy that a
 		// timed-out MIGRATE has left on the target.
 		if err := a.drain(n, from, to, true); err != nil {
@@ -77,15 +81,20 @@ func setslots(slots []int, args ...string) [][]string {
 	return out
 }
 
+// markAndCount marks slots as on their way to a node, then counts their keys.
+func markAndCount(slots []int, to string) [][]string {
+	cmds := setslots(slots, "MIGRATING", to)
+	for _, n := range slots {
+		cmds = append(cmds, []string{"CLUSTER", "COUNTKEYSINSLOT", strconv.Itoa(n)})
+	}
+	return cmds
+}
+
 // stillEmpty makes sure, at the moment before slots are given away, that the
 // source is a master that owns them, and has nothing of them: a replica that
 // took over meanwhile would else lose what was written to it.
 func (a *clusterAdmin) stillEmpty(slots []int, from, to *clusterNode) error {
-	cmds := setslots(slots, "MIGRATING", to.id)
-	for _, n := range slots {
-		cmds = append(cmds, []string{"CLUSTER", "COUNTKEYSINSLOT", strconv.Itoa(n)})
-	}
-	v, err := a.change(from, cmds...)
+	v, err := a.change(from, markAndCount(slots, to.id)...)
 	if err != nil {
 		return err
 	}
@@ -525,7 +534,7 @@ func (a *clusterAdmin) transaction(n *clusterNode, cmds [][]string) error {
 const (
 	// batchSlots is how many slots move together, which saves round trips and
 	// writes of nodes.conf, …
-	batchSlots = 16
+	batchSlots = 64
 	// batchKeys … unless they hold more keys: clients are redirected by ASK while a
 	// slot is open, so that it shall not wait for others.
 	batchKeys = 500

@@ -11,8 +11,9 @@
 // is that of the server process alone, is the figure to trust. A ratio is the
 // median of the ratios of the pairs.
 //
-// Reading order: main.go (rows and table), env.go (servers), speed.go, size.go
-// (memory), persist.go (start-up, checkpoints, full synchronisation).
+// Reading order: main.go (rows and table), env.go (servers), speed.go, array.go, size.go
+// (memory), persist.go (start-up, checkpoints, full synchronisation), cluster.go
+// (what cluster mode costs).
 package main
 
 import (
@@ -142,7 +143,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "bench: bad -only or -pairs:", err)
 		return 2
 	}
-	rows := slices.DeleteFunc(append(speedRows(), append(sizeRows(), persistRows()...)...), func(r row) bool { return !match.MatchString(r.name) })
+	rows := slices.DeleteFunc(slices.Concat(speedRows(), arrayRows(), sizeRows(), persistRows()), func(r row) bool { return !match.MatchString(r.name) })
 	if *list {
 		for _, r := range rows {
 			fmt.Println(r.name)

@@ -8,9 +8,10 @@ import (
 
 // TestCreateBuildsWhatChecksAsHealthy: coverage, agreement and one replica each,
 // seen by both administrators; a second run of create changes nothing.
-func TestCreateBuildsWhatChecksAsHealthy(t *testing.T) {
-	t.Parallel()
-	nodes := startNodes(t, 6)
+func TestCreateBuildsWhatChecksAsHealthy(t *testing.T) { onBoth(t, createBuildsWhatChecksAsHealthy) }
+
+func createBuildsWhatChecksAsHealthy(t *testing.T, k kind) {
+	nodes := startNodes(t, k, 6)
 	create(t, nodes, 1)
 	r := healthy(t, nodes[5])
 	if r.Cluster.Covered != 16384 || len(r.Cluster.Nodes) != 6 {
@@ -71,10 +72,11 @@ func TestEveryVerbHasHelpWithAnExample(t *testing.T) {
 }
 
 // TestCreateRefuses says why, changes nothing, and exits with 2.
-func TestCreateRefuses(t *testing.T) {
-	t.Parallel()
-	nodes := startNodes(t, 3)
-	plain := start(t)
+func TestCreateRefuses(t *testing.T) { onBoth(t, createRefuses) }
+
+func createRefuses(t *testing.T, k kind) {
+	nodes := startNodes(t, k, 3)
+	plain := start(t, k)
 	if err := plain.p.Ready(deadline); err != nil {
 		t.Fatal(err)
 	}
@@ -102,10 +104,11 @@ func TestCreateRefuses(t *testing.T) {
 
 // TestReshardRebalanceDelNode moves slots with their keys, by count, by weight,
 // and out of a master that leaves.
-func TestReshardRebalanceDelNode(t *testing.T) {
-	t.Parallel()
+func TestReshardRebalanceDelNode(t *testing.T) { onBoth(t, reshardRebalanceDelNode) }
+
+func reshardRebalanceDelNode(t *testing.T, k kind) {
 	const keys = 3000
-	nodes := startNodes(t, 4)
+	nodes := startNodes(t, k, 4)
 	create(t, nodes[:3], 0)
 	fill(t, nodes, "k", keys)
 	seed := nodes[0].addr()
@@ -166,9 +169,10 @@ func TestReshardRebalanceDelNode(t *testing.T) {
 // TestAddNodeAndDelNodeOfReplicas: a replica goes to the master with fewest, or
 // to the one named; the replica of a master that leaves follows another; a node
 // that left may come back at once.
-func TestAddNodeAndDelNodeOfReplicas(t *testing.T) {
-	t.Parallel()
-	nodes := startNodes(t, 5)
+func TestAddNodeAndDelNodeOfReplicas(t *testing.T) { onGenuine(t, addNodeAndDelNodeOfReplicas) }
+
+func addNodeAndDelNodeOfReplicas(t *testing.T, k kind) {
+	nodes := startNodes(t, k, 5)
 	create(t, nodes[:3], 0)
 	seed := nodes[0].addr()
 	must(t, 0, "add-node", nodes[3].addr(), seed, "--replica", "--master-id", nodes[1].addr())
@@ -198,14 +202,15 @@ func TestAddNodeAndDelNodeOfReplicas(t *testing.T) {
 // TestImportAndCall moves the keys of a standalone server, with passwords on
 // both sides: a key that the cluster has too stays, unless it is the same or
 // --replace is given.
-func TestImportAndCall(t *testing.T) {
-	t.Parallel()
+func TestImportAndCall(t *testing.T) { onBoth(t, importAndCall) }
+
+func importAndCall(t *testing.T, k kind) {
 	const keys = 1000
-	nodes := startNodes(t, 3)
+	nodes := startNodes(t, k, 3)
 	for _, n := range nodes {
 		n.protect("pw")
 	}
-	source := start(t)
+	source := start(t, k)
 	if err := source.p.Ready(deadline); err != nil {
 		t.Fatal(err)
 	}
@@ -266,10 +271,11 @@ func TestImportAndCall(t *testing.T) {
 
 // TestFixMendsWhatHandsHaveBroken: damaged states, each made by commands on
 // nodes; afterwards both administrators find all well and no key is lost.
-func TestFixMendsWhatHandsHaveBroken(t *testing.T) {
-	t.Parallel()
+func TestFixMendsWhatHandsHaveBroken(t *testing.T) { onGenuine(t, fixMendsWhatHandsHaveBroken) }
+
+func fixMendsWhatHandsHaveBroken(t *testing.T, k kind) {
 	const keys = 400
-	nodes := startNodes(t, 3)
+	nodes := startNodes(t, k, 3)
 	create(t, nodes, 0)
 	fill(t, nodes, "k", keys)
 	a, b, c := nodes[0], nodes[1], nodes[2]
@@ -342,9 +348,10 @@ func TestFixMendsWhatHandsHaveBroken(t *testing.T) {
 }
 
 // TestFixGivesUpAMasterOnlyWhenTold: its slots go to others, without its keys.
-func TestFixGivesUpAMasterOnlyWhenTold(t *testing.T) {
-	t.Parallel()
-	nodes := startNodes(t, 4)
+func TestFixGivesUpAMasterOnlyWhenTold(t *testing.T) { onGenuine(t, fixGivesUpAMasterOnlyWhenTold) }
+
+func fixGivesUpAMasterOnlyWhenTold(t *testing.T, k kind) {
+	nodes := startNodes(t, k, 4)
 	create(t, nodes, 0)
 	nodes[3].p.Kill()
 	seed := nodes[0].addr()

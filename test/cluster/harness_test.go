@@ -98,13 +98,43 @@ func isFree(port int) bool {
 	return ln.Close() == nil
 }
 
-// startNodes starts empty cluster nodes of genuine Redis, which the test's end
-// kills.
-func startNodes(t *testing.T, n int, args ...string) []*node {
+// kind is whose nodes a test runs on.
+type kind string
+
+const (
+	genuineNodes kind = "genuine"
+	ourNodes     kind = "ours"
+)
+
+// onBoth runs a test on nodes of either kind.
+func onBoth(t *testing.T, test func(t *testing.T, k kind)) { onKinds(t, test, genuineNodes, ourNodes) }
+
+// onGenuine runs a long test on genuine nodes, on ours only in a soak: the
+// administrator, which it is about, is the same.
+func onGenuine(t *testing.T, test func(t *testing.T, k kind)) {
+	if os.Getenv("HOLDFAST_SOAK") != "" {
+		onBoth(t, test)
+		return
+	}
+	onKinds(t, test, genuineNodes)
+}
+
+func onKinds(t *testing.T, test func(t *testing.T, k kind), kinds ...kind) {
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(string(k), func(t *testing.T) {
+			t.Parallel()
+			test(t, k)
+		})
+	}
+}
+
+// startNodes starts empty cluster nodes, which the test's end kills.
+func startNodes(t *testing.T, k kind, n int, args ...string) []*node {
 	t.Helper()
 	out := make([]*node, n)
 	for i := range out {
-		out[i] = start(t, append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "3000"}, args...)...)
+		out[i] = start(t, k, append([]string{"--cluster-enabled", "yes", "--cluster-node-timeout", "3000"}, args...)...)
 	}
 	for _, x := range out {
 		if err := x.p.Ready(deadline); err != nil {
@@ -114,11 +144,15 @@ func startNodes(t *testing.T, n int, args ...string) []*node {
 	return out
 }
 
-func start(t *testing.T, args ...string) *node {
+func start(t *testing.T, k kind, args ...string) *node {
 	t.Helper()
 	n := &node{t: t, port: freePort(t)}
+	argv := []string{genuine}
+	if k == ourNodes {
+		argv = []string{binary, "redis-server"}
+	}
 	args = append([]string{"--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"}, args...)
-	p, err := proc.Start(proc.Spec{Argv: []string{genuine}, Dir: t.TempDir(), Port: n.port, Args: args})
+	p, err := proc.Start(proc.Spec{Argv: argv, Dir: t.TempDir(), Port: n.port, Args: args})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,12 +33,15 @@ func killed(t *testing.T, after time.Duration, args ...string) (code int, out st
 // random moments; the next run closes what is open and moves what is left, so
 // that in the end exactly the slots asked for have moved, once.
 func TestKilledReshardIsFinishedByTheSameCommand(t *testing.T) {
-	t.Parallel()
+	onGenuine(t, killedReshardIsFinishedByTheSameCommand)
+}
+
+func killedReshardIsFinishedByTheSameCommand(t *testing.T, k kind) {
 	const keys, slots = 4000, 600
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	nodes := startNodes(t, 3)
+	nodes := startNodes(t, k, 3)
 	create(t, nodes, 0)
 	fill(t, nodes, "k", keys)
 	before := healthy(t, nodes[0]).slotsOf()
@@ -77,16 +80,17 @@ func TestKilledReshardIsFinishedByTheSameCommand(t *testing.T) {
 
 // TestAnyVerbClosesWhatAKilledOneLeft: after a kill, fix alone leaves nothing
 // open, and so does a rebalance to even shares.
-func TestAnyVerbClosesWhatAKilledOneLeft(t *testing.T) {
+func TestAnyVerbClosesWhatAKilledOneLeft(t *testing.T) { onGenuine(t, anyVerbClosesWhatAKilledOneLeft) }
+
+func anyVerbClosesWhatAKilledOneLeft(t *testing.T, k kind) {
 	if testing.Short() {
 		t.Skip("takes a quarter of a minute")
 	}
-	t.Parallel()
 	const keys = 2000
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 2))
-	nodes := startNodes(t, 3)
+	nodes := startNodes(t, k, 3)
 	create(t, nodes, 0)
 	fill(t, nodes, "k", keys)
 	for round := range 6 {
@@ -100,11 +104,12 @@ func TestAnyVerbClosesWhatAKilledOneLeft(t *testing.T) {
 }
 
 // TestKilledCreateAddAndDel: the same command, again, ends well.
-func TestKilledCreateAddAndDel(t *testing.T) {
+func TestKilledCreateAddAndDel(t *testing.T) { onGenuine(t, killedCreateAddAndDel) }
+
+func killedCreateAddAndDel(t *testing.T, k kind) {
 	if testing.Short() {
 		t.Skip("takes a quarter of a minute")
 	}
-	t.Parallel()
 	const keys = 500
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -120,7 +125,7 @@ func TestKilledCreateAddAndDel(t *testing.T) {
 		}
 		must(t, 0, args...)
 	}
-	nodes := startNodes(t, 5)
+	nodes := startNodes(t, k, 5)
 	again(1500, append([]string{"create"}, addrs(nodes[:3])...)...)
 	fill(t, nodes, "k", keys)
 	healthy(t, nodes[2])

@@ -51,14 +51,25 @@ func mixed(t *testing.T, masters, replicas bool) []*node {
 	for i := range 6 {
 		nodes = append(nodes, launch(t, i < 3 && masters || i >= 3 && replicas, t.TempDir(), freePort(t)))
 	}
-	cli(t, append([]string{"--cluster", "create", "--cluster-yes"}, addrs(nodes[:3])...)...)
-	for i, r := range nodes[3:] {
+	join(t, nodes, 3)
+	return nodes
+}
+
+// join makes a cluster of empty nodes: the masters, then a replica of each.
+func join(t *testing.T, nodes []*node, masters int) {
+	t.Helper()
+	cli(t, append([]string{"--cluster", "create", "--cluster-yes"}, addrs(nodes[:masters])...)...)
+	for i, r := range nodes[masters:] {
 		r.do("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(nodes[0].port))
 		r.eventually("it knows its master", func() bool { return strings.Contains(r.do("CLUSTER", "NODES").Text(), nodes[i].id()) })
 		r.do("CLUSTER", "REPLICATE", nodes[i].id())
 	}
+	for _, n := range nodes { // else nobody would vote for a replica that only its master knew
+		n.eventually("it knows all", func() bool {
+			return strings.Contains(n.try("CLUSTER", "INFO").Str, "cluster_known_nodes:"+strconv.Itoa(len(nodes))+"\r\n")
+		})
+	}
 	settled(t, nodes)
-	return nodes
 }
 
 // cli runs the genuine redis-cli, which has to succeed.
@@ -78,7 +89,7 @@ func (n *node) eventually(what string, ok func() bool) {
 	end := time.Now().Add(deadline)
 	for !ok() {
 		if time.Now().After(end) {
-			n.t.Fatalf("%s: not so that %s\n%s\n%s", n.addr(), what, n.do("CLUSTER", "NODES").Text(), n.p.Output())
+			n.t.Fatalf("%s: not so that %s\n%s\n%s", n.addr(), what, n.try("CLUSTER", "NODES").Str, n.p.Output())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -88,7 +99,7 @@ func (n *node) eventually(what string, ok func() bool) {
 func (n *node) slots() string {
 	n.t.Helper()
 	var rows []string
-	for _, r := range n.do("CLUSTER", "SLOTS").List {
+	for _, r := range n.try("CLUSTER", "SLOTS").List {
 		var names []string
 		for _, x := range r.List[2:] {
 			names = append(names, x.List[2].Text())
@@ -103,15 +114,21 @@ func (n *node) slots() string {
 // settled waits until all nodes agree, serve, and every replica has its master.
 func settled(t *testing.T, nodes []*node) {
 	t.Helper()
-	for _, n := range nodes {
-		n.eventually("all agree and serve", func() bool {
-			if !strings.Contains(n.do("CLUSTER", "INFO").Text(), "cluster_state:ok") || n.slots() != nodes[0].slots() {
+	nodes[0].eventually("all agree and serve", func() bool {
+		// All in one pass: what they agree on changes while a cluster forms.
+		first := nodes[0].slots()
+		for _, n := range nodes {
+			// A replica that loads answers neither.
+			if !strings.Contains(n.try("CLUSTER", "INFO").Str, "cluster_state:ok") || n.slots() != first {
 				return false
 			}
 			info := n.do("INFO", "replication").Text()
-			return strings.Contains(info, "role:master") || strings.Contains(info, "master_link_status:up")
-		})
-	}
+			if !strings.Contains(info, "role:master") && !strings.Contains(info, "master_link_status:up") {
+				return false
+			}
+		}
+		return nodes[0].slots() == first
+	})
 }
 
 // writer is a client that writes keys of its own and remembers what a replica has.

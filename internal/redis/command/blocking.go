@@ -78,6 +78,17 @@ func (c *Ctx) BlockWait(off uint64, n int, timeoutMs int64, onTimeout func(c *Ct
 	c.E.blocking.waits[c.Client] = b
 }
 
+// BlockHeld makes the client wait until the shell calls EndHeld; nothing else
+// ends it.
+func (c *Ctx) BlockHeld() { c.E.block(c, &Block{held: true}, 0) }
+
+// EndHeld answers a client that BlockHeld made wait with an error.
+func (e *Engine) EndHeld(cl *Client, text string) {
+	if cl.block != nil && cl.block.held {
+		e.unblockError(cl, text)
+	}
+}
+
 func (e *Engine) block(c *Ctx, b *Block, timeoutMs int64) {
 	t := &e.blocking
 	t.seq++
@@ -89,6 +100,17 @@ func (e *Engine) block(c *Ctx, b *Block, timeoutMs int64) {
 	c.Client.block = b
 	c.Client.Flags |= FlagBlocked
 	e.Stat.Blocked++
+}
+
+// BlockedArgs is how many bytes the arguments of the command are that the
+// client is blocked in.
+func (c *Client) BlockedArgs() (n int) {
+	if c.block != nil {
+		for _, a := range c.block.args {
+			n += len(a)
+		}
+	}
+	return n
 }
 
 func (e *Engine) unblock(cl *Client) {
@@ -156,13 +178,15 @@ func (e *Engine) serveBlocked() {
 		delete(t.isIn, wk)
 		db := e.KS.DB(wk.db)
 		for _, b := range append([]*Block(nil), t.byKey[wk]...) {
-			if _, ok := db.Find([]byte(wk.key)); !ok {
+			// What has expired meanwhile serves nobody, and is deleted here.
+			if _, ok := e.lookupPeek(db, nil, []byte(wk.key)); !ok {
 				break
 			}
 			if b.client.block == b {
 				e.tryServe(b, []byte(wk.key))
 			}
 		}
+		e.endUnit(nil)
 	}
 	t.ready = nil
 }
@@ -181,8 +205,10 @@ func (e *Engine) tryServe(b *Block, key []byte) {
 		}
 		e.alsoPropagate(b.db.Index(), args)
 	}
-	b.Spec.stats.Usec += (e.Clock() - start) / 1000
-	e.slow(&c, (e.Clock()-start)/1000)
+	ns := e.Clock() - start
+	b.Spec.stats.Usec += ns / 1000
+	e.countEnded(b.Spec, ns, c.failed)
+	e.slow(&c, ns/1000)
 	e.unblock(cl)
 	e.endUnit(cl)
 	e.resume(cl)
@@ -229,12 +255,23 @@ func (e *Engine) Unblock(cl *Client, withError bool) bool {
 	if b == nil || b.held {
 		return false
 	}
+	e.countEnded(b.Spec, 0, true) // either way, as in Redis
 	if !withError {
 		e.timeOut(b)
 		return true
 	}
 	e.unblockError(cl, "UNBLOCKED client unblocked via CLIENT UNBLOCK")
 	return true
+}
+
+// countEnded counts the end of a call that has waited.
+func (e *Engine) countEnded(s *Spec, ns int64, failed bool) {
+	if failed {
+		s.stats.Failed++
+	}
+	if e.Cfg.LatencyTracking {
+		s.stats.addLatency(ns)
+	}
 }
 
 func (e *Engine) unblockError(cl *Client, text string) {
@@ -244,7 +281,8 @@ func (e *Engine) unblockError(cl *Client, text string) {
 	e.resume(cl)
 }
 
-// UnblockAllForRoleChange ends all blocking commands: this server became a replica.
+// UnblockAllForRoleChange ends all blocking commands and their connections:
+// this server became a replica.
 func (e *Engine) UnblockAllForRoleChange() {
 	seen := map[*Client]bool{}
 	for _, list := range e.blocking.byKey {
@@ -257,6 +295,7 @@ func (e *Engine) UnblockAllForRoleChange() {
 	}
 	for cl := range seen {
 		e.unblockError(cl, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)")
+		e.Host.Close(cl, true)
 	}
 }
 

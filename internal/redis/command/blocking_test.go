@@ -2,6 +2,7 @@ package command
 
 import (
 	"slices"
+	"strconv"
 	"testing"
 )
 
@@ -45,7 +46,7 @@ func (te *testEngine) propagated(want ...string) {
 }
 
 func trimSelect(s string) string {
-	const first = "MULTI SELECT 0 "
+	const first = "SELECT 0 MULTI "
 	if len(s) > len(first) && s[:len(first)] == first {
 		return s[len(first) : len(s)-len(" EXEC")]
 	}
@@ -222,4 +223,70 @@ func TestClientUnblockEndsABlockingCommand(t *testing.T) {
 	b.got("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n")
 	te.want(":1", "RPUSH", "l", "v")
 	te.want(":1", "LLEN", "l")
+}
+
+func TestTransactionBeginsBehindItsSelect(t *testing.T) {
+	te := newTestEngine(t, 1)
+	te.do("SET", "a", "1")
+	te.do("SELECT", "3")
+	te.do("MULTI")
+	te.do("SET", "a", "1")
+	te.do("SELECT", "5")
+	te.do("SET", "b", "2")
+	te.do("EXEC")
+	te.do("SET", "b", "3")
+	te.Reselect() // a replica begins anew
+	te.do("SET", "b", "4")
+	te.do("SET", "b", "5")
+	te.propagated("SET a 1", "SELECT 3 MULTI SET a 1 SELECT 5 SET b 2 EXEC", "SET b 3", "SELECT 5 SET b 4", "SET b 5")
+}
+
+// What expires before a waiting client is served is deleted there and then, and
+// the client goes on waiting.
+func TestExpiredKeyServesNobody(t *testing.T) {
+	te := newTestEngine(t, 1)
+	w := te.block("BLPOP", "l", "0")
+
+	te.do("MULTI")
+	te.do("RPUSH", "l", "a")
+	te.do("PEXPIREAT", "l", strconv.FormatInt(te.NowMs+100, 10))
+	for range 20 {
+		te.do("GET", "other")
+	}
+	te.SetActiveExpire(false)
+	te.Clock = func() func() int64 {
+		now := int64(0)
+		return func() int64 { now += 10e6; return now } // each command takes 10 ms
+	}()
+	reply := te.do("EXEC")
+	w.got("")
+	got := te.stream()
+	if len(got) != 2 || got[1] != "DEL l" || te.Stat.ExpiredKeys != 1 {
+		t.Errorf("EXEC replied %q, propagated %q, %d expired", reply, got, te.Stat.ExpiredKeys)
+	}
+}
+
+// The counters of Redis: a call fails when it ends with an error, and whenever
+// CLIENT UNBLOCK ends it, but not when its time is over.
+func TestEndOfWaitingIsCounted(t *testing.T) {
+	te := newTestEngine(t, 1)
+	stats := func(name string) (calls, failed int64) {
+		st := te.Table.Lookup([]byte(name)).Stats()
+		return st.Calls, st.Failed
+	}
+	te.Unblock(te.block("BLPOP", "l", "0").Client, true)
+	te.Unblock(te.block("BLPOP", "l", "0").Client, false)
+	te.block("BLPOP", "l", "0.001")
+	te.BeginBatch((te.NowMs + 2) * 1000)
+	te.CheckTimeouts()
+	if calls, failed := stats("blpop"); calls != 3 || failed != 2 {
+		t.Errorf("BLPOP: %d calls, %d failed", calls, failed)
+	}
+	te.do("SET", "s", "x")
+	w := te.block("BRPOPLPUSH", "l", "s", "0")
+	te.do("RPUSH", "l", "a")
+	w.got("-" + ErrWrongType + "\r\n")
+	if calls, failed := stats("brpoplpush"); calls != 1 || failed != 1 {
+		t.Errorf("BRPOPLPUSH: %d calls, %d failed", calls, failed)
+	}
 }

@@ -195,11 +195,13 @@ func (e *Engine) SetView(v *cluster.View) {
 	if v == nil {
 		return
 	}
-	moving := v.AnyMoving()
-	for n := range slot.Count {
-		if v.OK && v.Mine(n) && (!moving || v.Migrating(n) == nil && v.Importing(n) == nil) {
-			e.mine.add(n)
+	if v.OK {
+		for n := range slot.Count {
+			if v.Mine(n) {
+				e.mine.add(n)
+			}
 		}
+		v.EachMoving(e.mine.del)
 	}
 	e.redirectBlocked()
 }
@@ -208,6 +210,7 @@ func (e *Engine) SetView(v *cluster.View) {
 type slotSet [slot.Count / 64]uint64
 
 func (s *slotSet) add(n int)      { s[n/64] |= 1 << (n % 64) }
+func (s *slotSet) del(n int)      { s[n/64] &^= 1 << (n % 64) }
 func (s *slotSet) has(n int) bool { return s[n/64%len(s)]>>(n%64)&1 != 0 }
 
 // View is what SetView was given last.

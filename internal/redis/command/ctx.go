@@ -54,6 +54,10 @@ func (c *Ctx) Err(s string) {
 // Errf is Err with formatting.
 func (c *Ctx) Errf(format string, args ...any) { c.Err(fmt.Sprintf(format, args...)) }
 
+// Fail makes the call a failed one though it replies no error: another client
+// got one.
+func (c *Ctx) Fail() { c.failed = true }
+
 // Failed reports whether the handler has replied an error.
 func (c *Ctx) Failed() bool { return c.failed }
 

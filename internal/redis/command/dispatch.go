@@ -41,6 +41,7 @@ func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 	cl.LastMs = e.NowMs
 
 	text := e.find(c)
+	cl.LastCmd = c.Spec // which may be none
 	if text == "" {
 		text = e.refusal(c)
 	}
@@ -56,7 +57,6 @@ func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 		cl.Simple("QUEUED")
 	case len(e.held) > 0 && e.awaitHeld(c):
 	default:
-		cl.LastCmd = c.Spec
 		e.call(c)
 		e.afterCommand(cl)
 	}
@@ -350,11 +350,9 @@ func (e *Engine) count(c *Ctx, ns int64) {
 		st.Failed++
 	}
 	e.Stat.Commands++
-	if e.Cfg.LatencyTracking {
-		if st.Hist == nil {
-			st.Hist = new(Histogram)
-		}
-		st.Hist.Add(ns)
+	// A call that waits for keys is measured when it ends.
+	if b := c.Client.block; e.Cfg.LatencyTracking && (b == nil || b.held) {
+		st.addLatency(ns)
 	}
 }
 

@@ -93,8 +93,10 @@ type Engine struct {
 
 	unit     []byte // commands of the running atomic unit, encoded
 	unitOps  int
+	unitHead int // bytes of the SELECT that the unit begins with
 	unitDB   int // database that the stream is at after the unit so far
 	streamDB int // database that the stream is at
+	reselect bool
 
 	watchers map[watchKey][]*Client
 	blocking blockTable

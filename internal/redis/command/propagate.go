@@ -21,17 +21,24 @@ func (e *Engine) alsoPropagate(db int, args [][]byte) {
 	if e.unitOps == 0 {
 		e.unit = e.unit[:0]
 		e.unitDB = e.streamDB
+		if e.reselect {
+			e.unitDB = -1
+		}
 	}
 	if e.unitOps == 1 {
-		// The second command makes a transaction of it.
+		// The second command makes a transaction of it, behind the SELECT of
+		// the first.
 		n := len(e.unit)
 		e.unit = append(e.unit, multiPrefix...)
-		copy(e.unit[len(multiPrefix):], e.unit[:n])
-		copy(e.unit, multiPrefix)
+		copy(e.unit[e.unitHead+len(multiPrefix):], e.unit[e.unitHead:n])
+		copy(e.unit[e.unitHead:], multiPrefix)
 	}
 	if db != e.unitDB {
 		e.unit = appendSelect(e.unit, db)
 		e.unitDB = db
+	}
+	if e.unitOps == 0 {
+		e.unitHead = len(e.unit)
 	}
 	e.unit = resp.AppendCommandBytes(e.unit, args)
 	e.unitOps++
@@ -53,6 +60,7 @@ func (e *Engine) endUnit(cl *Client) {
 	}
 	end := e.Stream.AppendUnit(e.unit)
 	e.streamDB = e.unitDB
+	e.reselect = false
 	e.unitOps = 0
 	if cl != nil {
 		cl.Woff = end
@@ -73,6 +81,10 @@ func (e *Engine) Propagate(db int, args ...[]byte) {
 // StreamDB is the database that the stream is at, -1 when a SELECT must come
 // first; a snapshot stores it, and loading one sets it.
 func (e *Engine) StreamDB() int { return e.streamDB }
+
+// Reselect makes the next unit begin with a SELECT, as Redis does for a replica
+// that begins anew.
+func (e *Engine) Reselect() { e.reselect = true }
 
 // SetStreamDB sets the database that the stream is at; -1 forces a SELECT.
 func (e *Engine) SetStreamDB(db int) { e.streamDB = db }

@@ -190,6 +190,14 @@ type Stats struct {
 	Hist                          *Histogram
 }
 
+// addLatency adds a call of so many nanoseconds to the histogram.
+func (s *Stats) addLatency(ns int64) {
+	if s.Hist == nil {
+		s.Hist = new(Histogram)
+	}
+	s.Hist.Add(ns)
+}
+
 // Stats returns the counters of the command.
 func (s *Spec) Stats() *Stats { return s.stats }
 

@@ -347,6 +347,13 @@ func TestOwnParametersAreSetAndRewritten(t *testing.T) {
 	if _, err := c.Set([]KV{{"io-loops", "2"}}); err == nil {
 		t.Error("io-loops was set at run time")
 	}
+	for _, p := range c.Params() {
+		if p.Is(Own) {
+			if changed, err := c.Set([]KV{{p.Name, p.get()}}); err != nil || len(changed) > 0 {
+				t.Errorf("%s set to what it is: %v, %v", p.Name, changed, err)
+			}
+		}
+	}
 	text := string(c.RewriteText([]byte("io-loops 3\n")))
 	for _, line := range []string{"io-loops 0\n", "log-format json\n", "journal-retain-size 1gb\n", "replica-lineage-guard no\n"} {
 		if !strings.Contains(text, line) {

@@ -54,6 +54,9 @@ func (c *Config) SetIn(now Circumstances, pairs []KV) (changed []*Param, err err
 	}
 	var was []string // the old value of each changed parameter
 	for i, p := range params {
+		if p.Is(Immutable) {
+			continue // set to what it is
+		}
 		changes, err := p.set(p.split(pairs[i].Value))
 		if err != nil {
 			c.Options = before
@@ -80,6 +83,9 @@ func (c *Config) choose(now Circumstances, pairs []KV) ([]*Param, *SetError) {
 		switch {
 		case p == nil:
 			return nil, setErrorf("Unknown option or number of arguments for CONFIG SET - '%s'", cString(kv.Name))
+		case p.Is(Immutable|Own) && p.get() == kv.Value:
+			// Setting all that CONFIG GET shows to what it is works but for
+			// the immutable parameters that Redis has: ours must not be more.
 		case p.Is(Immutable):
 			refusal = failedAt(kv.Name, "can't set immutable config")
 		case p.Is(Protected) && !c.EnableProtectedConfigs.Allows(now.Local):

@@ -47,10 +47,35 @@ type clusterState struct {
 	moved  chan struct{} // something of Host.Data changed
 
 	// Below: under the engine's lock.
+	owed        owed
 	reply       *cluster.Value // of the command that runs
 	pausedUntil time.Time      // a manual failover holds writes back
 	tlsServer   *tls.Config
 	tlsClient   *tls.Config
+}
+
+// owed is a nodes.conf that is to be written, and what goes out behind it. Many
+// commands, or packets, of one turn are one write.
+type owed struct {
+	persist, sync bool
+	bus           []cluster.Effect
+	pongs         map[cluster.LinkID]int // index in bus of the last one
+}
+
+// send keeps a packet. A second PONG takes the place of the first: it says the
+// same and what has changed since, and every SETSLOT makes one for every node.
+func (o *owed) send(e cluster.Send) {
+	if cluster.PacketType(e.Data) == cluster.MsgPong {
+		if i, ok := o.pongs[e.Link]; ok {
+			o.bus[i] = e
+			return
+		}
+		if o.pongs == nil {
+			o.pongs = map[cluster.LinkID]int{}
+		}
+		o.pongs[e.Link] = len(o.bus)
+	}
+	o.bus = append(o.bus, e)
 }
 
 // openCluster reads nodes.conf, makes the core and opens the bus. The data is
@@ -224,6 +249,7 @@ func (s *Server) startCluster() bool {
 		return false
 	}
 	s.carryOut(s.cluster.core.Start(time.Now()))
+	s.settleCluster()
 	s.stepCluster(cluster.DataLoaded{})
 	return s.repl.isReplica.Load()
 }
@@ -297,9 +323,10 @@ func (s *Server) stepAll(batch []cluster.Input) time.Time {
 	s.e.Lock()
 	s.e.BeginBatch(time.Now().UnixMicro())
 	for i, in := range batch {
-		s.stepCluster(in)
+		s.stepUnsettled(in)
 		batch[i] = nil
 	}
+	s.settleCluster()
 	deadline := s.cluster.core.Deadline()
 	s.e.Unlock()
 	if len(batch) > 0 {
@@ -311,6 +338,14 @@ func (s *Server) stepAll(batch []cluster.Input) time.Time {
 // stepCluster hands one input to the core. The engine's lock is held, and the
 // core is not at work.
 func (s *Server) stepCluster(in cluster.Input) {
+	s.stepUnsettled(in)
+	s.settleCluster()
+}
+
+// stepUnsettled is stepCluster without the write of nodes.conf that may have
+// become due: settleCluster must follow before the lock is released, or, where
+// only a reply tells of it, before replies go out (commitPoint does it).
+func (s *Server) stepUnsettled(in cluster.Input) {
 	c := s.cluster
 	if s.shutdown.over {
 		return
@@ -346,36 +381,81 @@ func (s *Server) offsetMoved() {
 	}
 }
 
-// carryOut does what the core decided, in order.
+// carryOut does what the core decided. What others may see of it comes behind
+// the write of nodes.conf, which settleCluster does.
 func (s *Server) carryOut(effects []cluster.Effect) {
 	c := s.cluster
 	for _, e := range effects {
 		switch e := e.(type) {
 		case cluster.Persist:
-			if err := c.conf.store(c.core.NodesConf(), e.Sync); err != nil {
-				s.log.Warning("%s", err)
-				s.log.Warning("Fatal: can't update cluster config file.")
-				s.shutdown.over = true
-				s.exit(1)
-				return // nothing that rests on it may happen
-			}
-		case cluster.Connect:
-			c.bus.Connect(e.Link, e.IP, e.Port)
-		case cluster.CloseLink:
-			c.bus.CloseLink(e.Link)
+			c.owed.persist, c.owed.sync = true, c.owed.sync || e.Sync
 		case cluster.Send:
-			c.bus.Send(e.Link, e.Data)
+			if c.owed.persist {
+				c.owed.send(e)
+			} else {
+				s.carryOutBus(e)
+			}
+		case cluster.Connect, cluster.CloseLink:
+			if c.owed.persist {
+				c.owed.bus = append(c.owed.bus, e)
+			} else {
+				s.carryOutBus(e)
+			}
 		case cluster.Log:
 			s.log.Log(config.LogLevel(e.Level), "%s", e.Text)
 		case cluster.Reply:
 			c.reply = &e.Value
+		case cluster.FollowMaster, cluster.Promote, cluster.EmptyData, cluster.DropSlotKeys:
+			s.settleCluster()
+			if !s.shutdown.over {
+				s.carryOutData(e)
+			}
 		default:
 			s.carryOutData(e)
+		}
+		if s.shutdown.over {
+			return // nothing that rests on what could not be written may happen
 		}
 	}
 	c.awaits.Store(c.core.AwaitsOffset())
 	if v := c.core.View(); v != s.e.View() {
 		s.e.SetView(v)
+	}
+}
+
+// settleCluster writes nodes.conf if that is owed, and lets out what has waited
+// for it. The engine's lock is held.
+func (s *Server) settleCluster() {
+	c := s.cluster
+	if c == nil || !c.owed.persist {
+		return
+	}
+	sync := c.owed.sync
+	c.owed.persist, c.owed.sync = false, false
+	if err := c.conf.store(c.core.NodesConf(), sync); err != nil {
+		s.log.Warning("%s", err)
+		s.log.Warning("Fatal: can't update cluster config file.")
+		s.shutdown.over = true
+		s.exit(1)
+		return
+	}
+	for i, e := range c.owed.bus {
+		s.carryOutBus(e)
+		c.owed.bus[i] = nil
+	}
+	c.owed.bus = c.owed.bus[:0]
+	clear(c.owed.pongs)
+}
+
+func (s *Server) carryOutBus(e cluster.Effect) {
+	b := s.cluster.bus
+	switch e := e.(type) {
+	case cluster.Connect:
+		b.Connect(e.Link, e.IP, e.Port)
+	case cluster.CloseLink:
+		b.CloseLink(e.Link)
+	case cluster.Send:
+		b.Send(e.Link, e.Data)
 	}
 }
 
@@ -551,7 +631,7 @@ func (s *Server) cmdCluster(c *command.Ctx) {
 		args[i] = string(a)
 	}
 	s.cluster.reply = nil
-	s.stepCluster(cluster.Command{Client: c.Client.ID, Args: args, TLS: c.Client.Has(command.FlagTLS)})
+	s.stepUnsettled(cluster.Command{Client: c.Client.ID, Args: args, TLS: c.Client.Has(command.FlagTLS)})
 	if v := s.cluster.reply; v != nil {
 		writeValue(c, v)
 	}

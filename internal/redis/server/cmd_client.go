@@ -250,9 +250,16 @@ func (c *conn) appendDescription(b []byte) []byte {
 	num(" psub=", int64(pat))
 	num(" ssub=", int64(shard))
 	num(" multi=", int64(cl.MultiLen()))
-	num(" qbuf=", c.inPending)
-	num(" qbuf-free=", 0)
-	num(" argv-mem=", 0)
+	input, args := c.inPending, int64(cl.BlockedArgs())
+	if c.executing > 0 {
+		input = int64(c.executing)
+		for _, a := range c.parser.Args {
+			args += int64(len(a))
+		}
+	}
+	num(" qbuf=", input)
+	num(" qbuf-free=", max(0, int64(cap(c.in))-input))
+	num(" argv-mem=", args)
 	num(" multi-mem=", int64(cl.MultiMem()))
 	num(" rbs=", int64(cap(cl.Buf)))
 	num(" rbp=", int64(cap(cl.Buf)))
@@ -506,6 +513,9 @@ func (s *Server) cmdClientUnblock(c *command.Ctx) {
 		return
 	}
 	if k := s.connByID(id); k != nil && s.e.Unblock(k.cl, withError) {
+		if withError {
+			c.Fail() // every error counts for the command that runs, as in Redis
+		}
 		c.Int(1)
 		return
 	}

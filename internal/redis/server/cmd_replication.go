@@ -72,6 +72,7 @@ func (s *Server) cmdSync(c *command.Ctx) {
 		l.rep.PrePSYNC = true
 	}
 	s.repl.fullSyncs++
+	s.e.Reselect()
 	s.attach(l, replication.WaitStart)
 	s.beginFullSync(l)
 }

@@ -33,9 +33,10 @@ type commitPoint struct {
 	failed bool // the journal had failed already: the replies hold no data, see journalFailed
 }
 
-// commitPoint is the point behind everything executed so far. The engine's
-// lock is held.
+// commitPoint is the point behind everything executed so far; what the cluster
+// has owed to nodes.conf is written. The engine's lock is held.
 func (s *Server) commitPoint() commitPoint {
+	s.settleCluster()
 	return commitPoint{s.persist.stream, s.streamEnd(), s.e.State.ReadsRefused}
 }
 

@@ -50,6 +50,8 @@ type conn struct {
 	softSince  time.Time
 	outPending int64 // bytes that the driver could not write at once
 	inPending  int64
+	counted    int64 // bytes of it that count for maxmemory
+	executing  int   // bytes of input that are being executed
 	trim       bool  // idle: takeReply gives the buffers back
 	trimmedMs  int64 // cl.LastMs when that was done last
 
@@ -97,6 +99,7 @@ func (s *Server) forget(c *conn) {
 		return
 	}
 	c.closed = true
+	c.countMemory()
 	if c.replica != nil {
 		s.replicaGone(c)
 	}
@@ -139,6 +142,8 @@ func (c *conn) closeLater(afterReply bool) {
 // its share of the tick (more is then true). The engine's lock is held.
 func (c *conn) execute(buf []byte) (taken int, more bool) {
 	s, cl := c.s, c.cl
+	c.executing = len(buf)
+	defer func() { c.executing = 0 }()
 	for n := 0; ; n++ {
 		if c.closeWhen != closeNot || c.closed || s.shutdown.over {
 			return len(buf), false // nobody is going to execute the rest
@@ -303,5 +308,8 @@ func (c *conn) keepRest(buf []byte, taken int, own bool) {
 	default:
 		c.in = append(c.in[:0], rest...)
 	}
-	c.inPending = int64(len(c.in))
+	if n := int64(len(c.in)); n != c.inPending {
+		c.inPending = n
+		c.countMemory()
+	}
 }

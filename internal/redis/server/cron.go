@@ -15,6 +15,7 @@ type cronState struct {
 	peakMemory  int64
 	rss         int64
 	connMemory  int64 // of all connections, as of the last second
+	counted     int64 // of connections, counts for maxmemory
 	baseMemory  int64 // what the process takes without data and connections
 	startMemory int64
 	paused      bool    // DEBUG PAUSE-CRON
@@ -168,13 +169,12 @@ func (s *Server) trackRates() {
 func (s *Server) secondCron(time.Time) {
 	s.cron.rss = readRSS()
 	_ = s.applyOOMScore() // after a change of role; told when it was configured
-	s.e.SetExtraMemory(s.cron.baseMemory + s.measureConns().counted)
+	s.measureConns()
 }
 
 // connMemory is what connections take, in bytes.
 type connMemory struct {
 	normal, replicas    int64
-	counted             int64 // output of clients, which counts for maxmemory
 	maxInput, maxOutput int64
 }
 
@@ -189,10 +189,26 @@ func (s *Server) measureConns() (m connMemory) {
 			continue
 		}
 		m.normal += n
-		m.counted += c.outPending
+		c.countMemory()
 	}
 	s.cron.connMemory = m.normal + m.replicas
 	return m
+}
+
+// countMemory makes what the connection takes now count for maxmemory; that of
+// replicas does not, or they would drive out keys, which makes more for them.
+// The engine's lock is held.
+func (c *conn) countMemory() {
+	n := int64(0)
+	if !c.closed && (!c.cl.Has(command.FlagReplica) || c.cl.Has(command.FlagMonitor)) {
+		n = c.memory()
+	}
+	if n != c.counted {
+		s := c.s
+		s.cron.counted += n - c.counted
+		c.counted = n
+		s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted)
+	}
 }
 
 // usedMemory is INFO's used_memory: the data, what connections hold, and the
@@ -209,7 +225,7 @@ func (s *Server) measureBase() {
 	if sample[0].Value.Kind() == metrics.KindUint64 {
 		s.cron.baseMemory = int64(sample[0].Value.Uint64())
 	}
-	s.e.SetExtraMemory(s.cron.baseMemory)
+	s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted)
 }
 
 // endPause lets the clients go on that CLIENT PAUSE held, once it is over.

@@ -230,6 +230,7 @@ func (g *gateway) sendOnce(again bool) bool {
 	}
 	c.takeReply()
 	c.outPending = int64(len(c.out) - c.outPos)
+	c.countMemory()
 	when, pos := c.closeWhen, s.commitPoint()
 	s.e.Unlock()
 	if when == closeNow {
@@ -252,6 +253,7 @@ func (g *gateway) sendOnce(again bool) bool {
 	}
 	s.e.Lock()
 	c.outPending = 0
+	c.countMemory()
 	when = c.closeWhen
 	replica := c.replica != nil
 	s.e.Unlock()

@@ -384,7 +384,7 @@ func (s *Server) infoStats(w *infoText) {
 		"total_eviction_exceeded_time", (e.EvictionExceededUs+exceeded)/1000, "current_eviction_exceeded_time", exceeded/1000,
 		"keyspace_hits", e.KeyspaceHits, "keyspace_misses", e.KeyspaceMisses,
 		"pubsub_channels", channels, "pubsub_patterns", patterns, "pubsubshard_channels", shard)
-	w.raw("latest_fork_usec:0\r\ntotal_forks:0\r\nmigrate_cached_sockets:0\r\nslave_expires_tracked_keys:0\r\n")
+	w.ints("latest_fork_usec", 0, "total_forks", 0, "migrate_cached_sockets", s.migrate.kept(), "slave_expires_tracked_keys", 0)
 	defragTotal, defragNow := s.defragTimes()
 	d := &s.cron.defrag
 	w.ints("active_defrag_hits", d.hits, "active_defrag_misses", d.misses, "active_defrag_key_hits", d.hits, "active_defrag_key_misses", d.misses,

@@ -438,6 +438,7 @@ func (c *conn) noteHeld() {
 		c.held = n
 		c.s.e.Lock()
 		c.outPending = n
+		c.countMemory()
 		c.s.e.Unlock()
 	}
 }

@@ -285,6 +285,13 @@ func (x *transfers) keep(addr string, c *migrateConn) {
 	}
 }
 
+// kept is the number of idle connections.
+func (x *transfers) kept() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.n
+}
+
 func (x *transfers) removeLocked(addr string, i int) {
 	list := x.idle[addr]
 	list = append(list[:i:i], list[i+1:]...)

@@ -866,3 +866,86 @@ func TestReplicationErrors(t *testing.T) {
 		})
 	}
 }
+
+// Clients that ask for a shutdown wait, blocked, until the replicas have caught
+// up; SHUTDOWN ABORT answers them all. The log says who misses what.
+func TestShutdownWaitsForReplicas(t *testing.T) {
+	t.Parallel()
+	m, r := ours(t, "--shutdown-timeout", "60"), ours(t)
+	r.replicate(m)
+	r.linked()
+	eventually(t, "online", func() bool { return strings.Contains(m.info("slave0"), "state=online") })
+	r.freeze()
+	defer r.p.Signal(syscall.SIGCONT)
+	m.do("SET", "k", "v")
+	var waiting []*proc.Conn
+	for range 2 {
+		c, err := proc.Dial(m.spec.Port, 30*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.Send("SHUTDOWN")
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, c)
+	}
+	eventually(t, "both blocked", func() bool { return m.info("blocked_clients") == "2" })
+	m.do("SHUTDOWN", "ABORT")
+	for _, c := range waiting {
+		v, err := c.Recv()
+		if err != nil || v.Text() != "ERR Errors trying to SHUTDOWN. Check logs." {
+			t.Errorf("aborted: %v, %v", v, err)
+		}
+	}
+	eventually(t, "none blocked", func() bool { return m.info("blocked_clients") == "0" })
+	m.do("CONFIG", "SET", "shutdown-timeout", "1")
+	waiting[0].Send("SHUTDOWN")
+	if err := waiting[0].Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"User requested shutdown...", "Waiting for replicas before shutting down.", "Lagging replica ", "0 of 1 replicas are in sync when shutting down.", "Redis is now ready to exit, bye bye..."} {
+		eventually(t, "log line "+line, func() bool { return m.logged(line) })
+	}
+}
+
+// What clients hold counts for maxmemory at once, and as soon as they are gone
+// it does not.
+func TestClientsCountForMaxmemory(t *testing.T) {
+	t.Parallel()
+	m := ours(t, "--maxmemory", "11mb", "--maxmemory-policy", "allkeys-random")
+	fill := func() {
+		m.do("FLUSHALL", "SYNC")
+		for i := range 50 {
+			m.do("SETRANGE", strconv.Itoa(i), "100000", "x")
+		}
+		if n := m.do("DBSIZE").Int; n != 50 {
+			t.Fatalf("%d keys", n)
+		}
+	}
+	for range 3 {
+		fill()
+		var readers []*proc.Conn
+		for range 20 {
+			c, err := proc.Dial(m.spec.Port, 30*time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			readers = append(readers, c)
+		}
+		eventually(t, "eviction", func() bool {
+			for _, c := range readers {
+				c.Send("MGET", "1")
+				if err := c.Flush(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return m.do("DBSIZE").Int < 50
+		})
+		for _, c := range readers {
+			c.Close()
+		}
+		eventually(t, "clients gone", func() bool { return m.info("connected_clients") == "1" })
+	}
+}

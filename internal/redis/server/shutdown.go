@@ -14,6 +14,7 @@ import (
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/process"
+	"holdfast/internal/redis/replication"
 )
 
 // shutdownFlags are the options of SHUTDOWN.
@@ -26,7 +27,7 @@ type shutdownState struct {
 	over     bool // everything is saved: nothing is executed any more
 	deadline time.Time
 	flags    shutdownFlags
-	waiter   *conn
+	waiters  []*conn // blocked in SHUTDOWN
 }
 
 // HandleSignals lets SIGINT and SIGTERM shut the server down as their
@@ -83,9 +84,7 @@ func (s *Server) onSignal(sig os.Signal) {
 	}
 	s.log.Warning("Received %s scheduling shutdown...", name)
 	s.e.BeginBatch(time.Now().UnixMicro())
-	if !s.beginShutdown(flags, nil) {
-		s.log.Warning("Errors trying to shut down the server. Check the logs for more information.")
-	}
+	s.beginShutdown(flags)
 }
 
 // shuttingDown reports whether a shutdown waits or was carried out.
@@ -97,12 +96,14 @@ func (s *Server) shuttingDown() bool {
 
 // beginShutdown starts a shutdown: at once, or after the replicas have caught
 // up. It returns false when it was refused. The engine's lock is held.
-func (s *Server) beginShutdown(flags shutdownFlags, waiter *conn) bool {
+func (s *Server) beginShutdown(flags shutdownFlags) bool {
 	if s.shutdown.pending {
 		return true
 	}
+	s.log.Warning("User requested shutdown...")
+	process.Notify(s.cfg, s.log, "STOPPING=1")
 	if flags&config.ShutdownNow == 0 && s.cfg.ShutdownTimeout > 0 && s.replicasBehind() {
-		s.shutdown = shutdownState{pending: true, deadline: time.Now().Add(time.Duration(s.cfg.ShutdownTimeout) * time.Second), flags: flags, waiter: waiter}
+		s.shutdown = shutdownState{pending: true, deadline: time.Now().Add(time.Duration(s.cfg.ShutdownTimeout) * time.Second), flags: flags}
 		s.log.Notice("Waiting for replicas before shutting down.")
 		s.askForAcks() // or they acknowledge only once a second
 		s.pauseForShutdown()
@@ -110,6 +111,19 @@ func (s *Server) beginShutdown(flags shutdownFlags, waiter *conn) bool {
 	}
 	return s.finishShutdown(flags)
 }
+
+// tellWaiters answers the clients that wait for a shutdown that does not come.
+func (s *Server) tellWaiters() {
+	waiters := s.shutdown.waiters
+	s.shutdown = shutdownState{}
+	for _, w := range waiters {
+		if !w.closed {
+			s.e.EndHeld(w.cl, errShutdown)
+		}
+	}
+}
+
+const errShutdown = "ERR Errors trying to SHUTDOWN. Check logs."
 
 // pauseForShutdown keeps writes back while replicas catch up.
 func (s *Server) pauseForShutdown() {
@@ -121,13 +135,9 @@ func (s *Server) shutdownCron(now time.Time) {
 	if !s.shutdown.pending || (s.replicasBehind() && now.Before(s.shutdown.deadline)) {
 		return
 	}
-	s.shutdown.pending = false
 	if !s.finishShutdown(s.shutdown.flags) {
+		s.tellWaiters()
 		s.unpause()
-		if w := s.shutdown.waiter; w != nil && !w.closed {
-			w.cl.Buf = append(w.cl.Buf, "-ERR Errors trying to SHUTDOWN. Check logs.\r\n"...)
-			w.wake()
-		}
 	}
 }
 
@@ -136,11 +146,7 @@ func (s *Server) abortShutdown() bool {
 	if !s.shutdown.pending {
 		return false
 	}
-	if w := s.shutdown.waiter; w != nil && !w.closed {
-		w.cl.Buf = append(w.cl.Buf, "-ERR Errors trying to SHUTDOWN. Check logs.\r\n"...)
-		w.wake()
-	}
-	s.shutdown = shutdownState{}
+	s.tellWaiters()
 	s.unpause()
 	s.log.Notice("Shutdown manually aborted.")
 	return true
@@ -148,8 +154,34 @@ func (s *Server) abortShutdown() bool {
 
 // finishShutdown saves what is to be saved and ends the server.
 func (s *Server) finishShutdown(flags shutdownFlags) bool {
-	s.log.Warning("User requested shutdown...")
-	process.Notify(s.cfg, s.log, "STOPPING=1")
+	s.logLag()
+	if !s.saveAndExit(flags) {
+		s.log.Warning("Errors trying to shut down the server. Check the logs for more information.")
+		return false
+	}
+	return true
+}
+
+// logLag says which replicas are going to miss something.
+func (s *Server) logLag() {
+	behind, end := 0, s.streamEnd()
+	for _, l := range s.repl.links {
+		if l.rep.HasAcked(end) {
+			continue
+		}
+		behind++
+		lag := int64(0)
+		if l.rep.State == replication.Online {
+			lag = l.rep.LagSeconds(time.Now())
+		}
+		s.log.Warning("Lagging replica %s reported offset %d behind master, lag=%d, state=%s.", l.name(), int64(end-l.rep.Acked), lag, l.rep.State)
+	}
+	if n := len(s.repl.links); n > 0 {
+		s.log.Notice("%d of %d replicas are in sync when shutting down.", n-behind, n)
+	}
+}
+
+func (s *Server) saveAndExit(flags shutdownFlags) bool {
 	save := flags&config.ShutdownSave != 0 || (len(s.cfg.SavePoints) > 0 && flags&config.ShutdownNoSave == 0)
 	if s.e.State.Loading {
 		save = false
@@ -248,8 +280,12 @@ func (s *Server) cmdShutdown(c *command.Ctx) {
 		c.Err("ERR SHUTDOWN without NOW or ABORT isn't allowed for DENY BLOCKING client")
 		return
 	}
-	k, _ := c.Client.Conn.(*conn)
-	if !s.beginShutdown(flags, k) {
-		c.Err("ERR Errors trying to SHUTDOWN. Check logs.")
+	if !s.beginShutdown(flags) {
+		c.Err(errShutdown)
+		return
+	}
+	if k, ok := c.Client.Conn.(*conn); ok && s.shutdown.pending {
+		c.BlockHeld()
+		s.shutdown.waiters = append(s.shutdown.waiters, k)
 	}
 }
