@@ -143,7 +143,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "bench: bad -only or -pairs:", err)
 		return 2
 	}
-	rows := slices.DeleteFunc(slices.Concat(speedRows(), arrayRows(), sizeRows(), persistRows()), func(r row) bool { return !match.MatchString(r.name) })
+	rows := slices.DeleteFunc(slices.Concat(speedRows(), arrayRows(), sizeRows(), persistRows(), clusterRows()), func(r row) bool { return !match.MatchString(r.name) })
 	if *list {
 		for _, r := range rows {
 			fmt.Println(r.name)
