@@ -264,9 +264,7 @@ func (a *Array) Close() error {
 			errs = append(errs, err) // without room the log stands for it
 		}
 	}
-	for a.meta.syncing || a.tail.syncing {
-		a.cond.Wait()
-	}
+	a.awaitSyncsLocked()
 	a.closed = true
 	a.unlock()
 	err := errors.Join(append(errs, a.giveUp())...)
@@ -276,11 +274,26 @@ func (a *Array) Close() error {
 	return err
 }
 
+// awaitSyncsLocked returns when no sync is under way, whose files could be closed
+// under it. mu is held, and given up meanwhile.
+func (a *Array) awaitSyncsLocked() {
+	for busy := true; busy; {
+		busy = a.meta.syncing || a.tail.syncing
+		for _, ino := range a.inodesLocked() {
+			busy = busy || ino.syncing
+		}
+		if busy {
+			a.cond.Wait()
+		}
+	}
+}
+
 // giveUp closes files, locks and workers.
 func (a *Array) giveUp() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.closed = true
+	a.awaitSyncsLocked()
 	a.dropPreparedLocked()
 	for _, ino := range a.inodesLocked() {
 		a.closeColumns(ino)

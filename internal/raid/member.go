@@ -79,6 +79,8 @@ func (m *member) open() (err error) {
 // close gives up directories and lock.
 func (m *member) close() error {
 	var errs []error
+	m.dataMu.Lock()
+	defer m.dataMu.Unlock()
 	for _, f := range []*vfs.File{&m.dirf, &m.dataf} {
 		if *f != nil {
 			errs = append(errs, (*f).Close())
@@ -100,6 +102,10 @@ func (a *Array) syncMemberDir(m *member) error {
 	return a.retrySync(m.dirf.Sync)
 }
 
+// errGivenUp says that another directory took a member's place while it synced:
+// nobody counts on it any more.
+var errGivenUp = errors.New("the member was given up")
+
 // syncDataDir makes the names of columns durable. Syncs of one descriptor follow
 // each other, so that each learns of the error that concerns it.
 func (a *Array) syncDataDir(m *member) error {
@@ -108,6 +114,9 @@ func (a *Array) syncDataDir(m *member) error {
 	}
 	m.dataMu.Lock()
 	defer m.dataMu.Unlock()
+	if m.dataf == nil {
+		return errGivenUp
+	}
 	return a.retrySync(m.dataf.Sync)
 }
 
