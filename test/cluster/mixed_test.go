@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -393,4 +395,13 @@ func TestBusSpeaksTLS(t *testing.T) {
 		n.do("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(nodes[0].tls))
 	}
 	settled(t, nodes)
+	// A change that is refused leaves the bus as it is: plain links are not let in.
+	if v := nodes[0].try("CONFIG", "SET", "tls-cert-file", "/nowhere"); v.Err() == nil {
+		t.Fatal("a certificate that is not there was accepted")
+	}
+	conn, err := tls.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(nodes[0].tls+busAbove)), certs.Client)
+	if err != nil {
+		t.Fatal("the bus does not speak TLS any more:", err)
+	}
+	_ = conn.Close()
 }

@@ -2,11 +2,9 @@ package server
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	mrand "math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -93,19 +91,13 @@ func (s *Server) openCluster() error {
 		return err
 	}
 	c.conf = conf
-	var seed [32]byte
-	if _, err := rand.Read(seed[:]); err != nil {
+	rng, err := newRand()
+	if err != nil {
 		return err
 	}
 	s.cluster = c
-	c.core, err = cluster.New(time.Now(), s.clusterConfig(), cluster.Options{
-		Rand: mrand.New(mrand.NewChaCha8(seed)), Host: clusterHost{s}, State: state,
-	})
-	if errors.Is(err, cluster.ErrCorruptConf) {
-		s.log.Warning("%s", err)
-		return errors.New("Unrecoverable error: corrupted cluster config file.")
-	} else if err != nil {
-		return err
+	if c.core, err = cluster.New(time.Now(), s.clusterConfig(), cluster.Options{Rand: rng, Host: clusterHost{s}, State: state}); err != nil {
+		return err // the state was read before: it is not that
 	}
 	c.bus = bus.New(bus.Options{
 		Handle: func(in cluster.Input) { s.hearBus(c, in) },
@@ -127,7 +119,7 @@ func (s *Server) openCluster() error {
 			return time.Duration(s.cfg.ClusterNodeTimeout) * time.Millisecond
 		},
 	})
-	c.bus.SetLimit(int64(min(s.cfg.ClusterLinkSendbufLimit, 1<<62)))
+	s.limitLinks()
 	if err := s.clusterTLS(); err != nil {
 		return err
 	}
@@ -137,22 +129,32 @@ func (s *Server) openCluster() error {
 	return s.listenOnBus()
 }
 
-func (s *Server) clusterTLS() (err error) {
+// limitLinks sets what may wait on a link.
+func (s *Server) limitLinks() {
+	s.cluster.bus.SetLimit(int64(min(s.cfg.ClusterLinkSendbufLimit, 1<<62)))
+}
+
+// clusterTLS builds what links use from now on. On error they go on with what
+// they have: a CONFIG SET that is refused must not open the bus to plain links.
+func (s *Server) clusterTLS() error {
 	c := s.cluster
-	c.tlsServer, c.tlsClient = nil, nil
 	if !s.cfg.TLSCluster {
+		c.tlsServer, c.tlsClient = nil, nil
 		return nil
 	}
-	if c.tlsServer, err = process.ServerTLS(s.cfg); err == nil {
+	accept, err := process.ServerTLS(s.cfg)
+	var connect *tls.Config
+	if err == nil {
 		// Nodes authenticate each other, whatever clients do.
-		if c.tlsServer.ClientCAs != nil {
-			c.tlsServer.ClientAuth = tls.RequireAndVerifyClientCert
+		if accept.ClientCAs != nil {
+			accept.ClientAuth = tls.RequireAndVerifyClientCert
 		}
-		c.tlsClient, err = process.ClientTLS(s.cfg)
+		connect, err = process.ClientTLS(s.cfg)
 	}
 	if err != nil {
 		return fmt.Errorf("Failed to configure TLS. Check logs for more info. (%w)", err)
 	}
+	c.tlsServer, c.tlsClient = accept, connect
 	return nil
 }
 
@@ -233,11 +235,10 @@ func (s *Server) followClusterConfig() {
 		})
 	}
 	s.cfg.OnApply("cluster-link-sendbuf-limit", func(string, string) error {
-		s.cluster.bus.SetLimit(int64(min(s.cfg.ClusterLinkSendbufLimit, 1<<62)))
+		s.limitLinks()
 		return nil
 	})
-	for _, name := range []string{"tls-cluster", "tls-cert-file", "tls-key-file", "tls-key-file-pass", "tls-client-cert-file", "tls-client-key-file",
-		"tls-client-key-file-pass", "tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-protocols", "tls-ciphers", "tls-session-caching"} {
+	for _, name := range tlsDirectives {
 		s.cfg.OnApply(name, func(string, string) error { return s.clusterTLS() })
 	}
 }

@@ -39,8 +39,7 @@ func (s *Server) registerListen() {
 	on("port", errBindPort, s.relisten)
 	on("tls-port", errBindPort, s.relisten)
 	on("bind", errBindAddr, s.relisten)
-	for _, name := range []string{"tls-cert-file", "tls-key-file", "tls-key-file-pass", "tls-client-cert-file", "tls-client-key-file", "tls-client-key-file-pass",
-		"tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-replication", "tls-cluster", "tls-protocols", "tls-ciphers", "tls-session-caching"} {
+	for _, name := range tlsDirectives {
 		on(name, errTLSApply, s.applyTLS)
 	}
 }

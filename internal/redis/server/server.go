@@ -120,11 +120,11 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	s.ks = ks
-	var seed [32]byte
-	if _, err := rand.Read(seed[:]); err != nil {
+	rng, err := newRand()
+	if err != nil {
 		return nil, err
 	}
-	s.e = command.NewEngine(ks, s.cfg, newTable(s), s, mrand.New(mrand.NewChaCha8(seed)), monotonic)
+	s.e = command.NewEngine(ks, s.cfg, newTable(s), s, rng, monotonic)
 	s.e.BeginBatch(time.Now().UnixMicro())
 	s.migrate = newTransfers(s)
 	s.e.Transfer = s.migrate
@@ -154,6 +154,15 @@ func HasCommand(name string) bool {
 	cfg := config.Default()
 	cfg.ArrayLevel = 1 // with the commands of a server that has an array
 	return newTable(&Server{cfg: cfg}).LookupFull(name) != nil
+}
+
+// newRand is a source of randomness with a seed that nobody can guess.
+func newRand() (*mrand.Rand, error) {
+	var seed [32]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, err
+	}
+	return mrand.New(mrand.NewChaCha8(seed)), nil
 }
 
 // randomID returns 40 random hexadecimal digits: a run id or a replication id.
