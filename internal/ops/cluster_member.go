@@ -455,7 +455,7 @@ func (a *clusterAdmin) planLeave(n *clusterNode) ([]clusterMove, error) {
 // forget it. The reset comes first: a node that was interrupted behind it is
 // still known, so that the next run finds it.
 func (a *clusterAdmin) leave(ctx context.Context, n *clusterNode) error {
-	if err := a.load(); err != nil {
+	if err := a.loaded(ctx, n.id); err != nil {
 		return err
 	}
 	for _, r := range a.m.replicasOf(n.id) {
@@ -481,23 +481,53 @@ func (a *clusterAdmin) leave(ctx context.Context, n *clusterNode) error {
 		if now.keys > 0 && now.isMaster() {
 			return fmt.Errorf("%s still holds %d keys of slots that it does not own; look at them, then FLUSHALL there", n.name(), now.keys)
 		}
-		if _, err := a.change(now, []string{"CLUSTER", "RESET", "SOFT"}); err != nil {
+		// It may have become a replica with its last slot, and load what it got.
+		err := a.insist(ctx, "LOADING", func() error {
+			_, err := a.change(now, []string{"CLUSTER", "RESET", "SOFT"})
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
 	return each(others, func(m *clusterNode) error {
-		end := time.Now().Add(a.o.Settle)
-		for {
-			_, err := a.change(m, []string{"CLUSTER", "FORGET", n.id})
-			if err == nil || isReply(err, "Unknown node") {
-				return nil
-			}
-			// A replica learns by and by that it has another master.
-			if !isReply(err, "Can't forget my master") || time.Now().After(end) || !sleep(ctx, settlePoll) {
+		// A replica learns by and by that it has another master, and loads its data.
+		err := a.insist(ctx, "LOADING", func() error {
+			return a.insist(ctx, "Can't forget my master", func() error {
+				_, err := a.change(m, []string{"CLUSTER", "FORGET", n.id})
 				return err
-			}
+			})
+		})
+		if isReply(err, "Unknown node") {
+			return nil
 		}
+		return err
 	})
+}
+
+// insist does something until it is not refused with a text that passes by
+// itself, as long as nodes may take to agree.
+func (a *clusterAdmin) insist(ctx context.Context, passes string, do func() error) error {
+	for end := time.Now().Add(a.o.Settle); ; {
+		if err := do(); !isReply(err, passes) || time.Now().After(end) || !sleep(ctx, settlePoll) {
+			return err
+		}
+	}
+}
+
+// loaded loads the cluster, again while a node says nothing because it loads.
+func (a *clusterAdmin) loaded(ctx context.Context, id string) error {
+	for end := time.Now().Add(a.o.Settle); ; {
+		if err := a.load(); err != nil {
+			return err
+		}
+		if n := a.m.byID[id]; n == nil || n.err != errLoading {
+			return nil
+		}
+		if time.Now().After(end) || !sleep(ctx, settlePoll) {
+			return fmt.Errorf("%s is still loading its data", a.m.byID[id].name())
+		}
+	}
 }
 
 // reseed makes sure that the cluster is looked at from a node that stays.
