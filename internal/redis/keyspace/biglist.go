@@ -42,6 +42,7 @@ type frozenList struct {
 	chunks []listChunk // snap is 1 where the block belongs to the snapshot alone
 	next   int         // chunks before it are written
 	own    int         // bytes of the blocks that belong to the snapshot alone
+	args   bool        // as freezeArgs says
 }
 
 func newBigList(a *Arena) *bigList { return &bigList{a: a} }
@@ -535,15 +536,36 @@ func (l *bigList) freeze(*rdb.Encoder) {
 	l.a.Account(len(f.chunks) * listChunkBytes)
 }
 
+func (l *bigList) freezeArgs() {
+	l.freeze(nil)
+	l.frozen.args = true
+}
+
+// appendNodeArgs appends the elements of a node as freezeArgs says.
+func appendNodeArgs(dst, lp []byte) []byte {
+	for at := listpack.First(lp); at >= 0; at = listpack.Next(lp, at) {
+		if str, num, isInt := listpack.Get(lp, at); isInt {
+			dst = appendArgInt(dst, num)
+		} else {
+			dst = appendArg(dst, str)
+		}
+	}
+	return dst
+}
+
 func (l *bigList) serialise(enc *rdb.Encoder, dst []byte, budget int) (_ []byte, done bool) {
 	f := l.frozen
-	if f.next == 0 {
+	if f.next == 0 && !f.args {
 		dst = rdb.AppendLen(dst, uint64(len(f.chunks)))
 	}
 	for budget > 0 && f.next < len(f.chunks) {
 		c := &f.chunks[f.next]
 		budget -= int(c.n)
-		dst = appendNode(dst, enc, c.listpack(l.a))
+		if f.args {
+			dst = appendNodeArgs(dst, c.listpack(l.a))
+		} else {
+			dst = appendNode(dst, enc, c.listpack(l.a))
+		}
 		if c.snap == 1 {
 			l.a.Free(c.off, int(c.room))
 			f.own -= int(c.room)

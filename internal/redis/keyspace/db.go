@@ -62,7 +62,10 @@ type Keyspace struct {
 
 	// parity is what flagParity is in all entries that no snapshot waits for.
 	parity uint8
-	snap   *Snapshot // running, nil if none
+	// saved is what it is in those that need not be saved before a change: parity,
+	// but for a running snapshot of slots.
+	saved uint8
+	snap  *Snapshot // running, nil if none
 
 	nowMs    int64
 	lruClock uint32 // 24 bits, seconds
@@ -192,14 +195,14 @@ func (db *DB) find(key []byte) (h uint64, off Off, ok bool) {
 // save must be called before the entry e is changed or removed: the running
 // snapshot, if it did not do so yet, serialises it.
 func (db *DB) save(e *entry) {
-	if e.parity() != db.ks.parity {
+	if e.parity() != db.ks.saved {
 		db.ks.snap.saveEntry(db.origin, e)
 	}
 }
 
 // beforeWrite must be called before the value of r is changed.
 func (db *DB) beforeWrite(r Ref) {
-	if db.ks.arena.mem[r.off]&flagParity != db.ks.parity {
+	if db.ks.arena.mem[r.off]&flagParity != db.ks.saved {
 		e := db.ks.arena.entry(r.off)
 		db.save(&e)
 	}
@@ -234,6 +237,9 @@ func (db *DB) unlink(h uint64, e *entry) {
 // link puts the new entry e into the indexes.
 func (db *DB) link(h uint64, e *entry) {
 	db.keys.insert(h, e.off)
+	if db.ks.saved != db.ks.parity {
+		db.ks.snap.noteNew(db, h, e)
+	}
 	if e.expires() {
 		db.volatile.Insert(db.keys.volatileHash(h), e.off)
 	}

@@ -231,13 +231,13 @@ func TestStringsBehaveLikeAMap(t *testing.T) {
 			"expired": func(rt *rapid.T) {
 				i := n()
 				db := ks.DB(i)
-				db.ExpiredStep(10_000, 5, func(key []byte) {
+				db.ExpiredStep(10_000, 5, func(key []byte) bool {
 					v, ok := m.dbs[i][string(key)]
 					if !ok || v.expire < 0 || v.expire >= 10_000 {
 						rt.Fatalf("%q was told as expired at 10000, its time is %d", key, v.expire)
 					}
-					db.Delete(key, false)
 					delete(m.dbs[i], string(key))
+					return db.Delete(key, false)
 				})
 			},
 		})
@@ -354,7 +354,7 @@ func TestExpiryWalkFindsAll(t *testing.T) {
 	}
 	found := 0
 	for range 5000 {
-		n, more := db.ExpiredStep(1500, 20, func(key []byte) { db.Delete(key, false) })
+		n, more := db.ExpiredStep(1500, 20, func(key []byte) bool { return db.Delete(key, false) })
 		if n == 0 && more {
 			t.Fatal("none had expired, told that another step pays")
 		}

@@ -36,7 +36,7 @@ func (db *DB) Persist(key []byte) bool {
 // reshape replaces e by an entry with the expiry at.
 func (db *DB) reshape(h uint64, e *entry, at int64) {
 	a := db.ks.arena
-	now := a.newEntry(a.keyOf(e), e.vlen, e.bits&^flagParity|db.ks.parity, a.lru(e.off), at)
+	now := a.newEntry(a.keyOf(e), e.vlen, e.bits, a.lru(e.off), at)
 	copy(a.mem[now.val():], a.valOf(e))
 	db.relink(h, e, &now)
 	a.Free(e.off, e.size())
@@ -53,9 +53,9 @@ func (db *DB) AvgTTL(nowMs int64) int64 {
 
 // ExpiredStep looks at about maxKeys of the keys that expire, going on where the
 // last call stopped, and calls fn with a copy of each that is past its time; fn may change
-// the keyspace, and is expected to delete that key. It returns how often fn was called; more
-// says that above a tenth of what was seen had expired, so that another step pays.
-func (db *DB) ExpiredStep(nowMs int64, maxKeys int, fn func(key []byte)) (found int, more bool) {
+// the keyspace, and returns whether it has deleted that key. found is how many it has; more
+// says that these are above a tenth of what was seen, so that another step pays.
+func (db *DB) ExpiredStep(nowMs int64, maxKeys int, fn func(key []byte) bool) (found int, more bool) {
 	if db.volatile.n == 0 {
 		return 0, false
 	}
@@ -80,10 +80,12 @@ func (db *DB) ExpiredStep(nowMs int64, maxKeys int, fn func(key []byte)) (found 
 	}
 	start := 0
 	for _, end := range ends {
-		fn(keys[start:end:end])
+		if fn(keys[start:end:end]) {
+			found++
+		}
 		start = end
 	}
-	return len(ends), len(ends)*10 > seen
+	return found, found*10 > seen
 }
 
 // noteTTL weighs a new average into the estimate, 2 % each time as Redis does.

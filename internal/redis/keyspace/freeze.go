@@ -52,7 +52,7 @@ type frozenIndex struct {
 	enc  *rdb.Encoder
 	emit func(enc *rdb.Encoder, dst []byte, off Off) []byte // appends one element
 	n    int                                                // elements at the moment of the freeze
-	head bool                                               // the length was written
+	head bool                                               // the length was written, or none is to be
 	pos  uint64                                             // leading 32 bits of the hash up to which segments are done
 	side chunkBuf                                           // segments serialised before their turn
 }
@@ -62,6 +62,12 @@ func (f *frozenIndex) freeze(x *Index, enc *rdb.Encoder, emit func(*rdb.Encoder,
 	*f = frozenIndex{x: x, enc: enc, emit: emit, n: x.n}
 	x.epoch++
 	x.saver = f
+}
+
+// freezeArgs is freeze for elements as arguments, without their number.
+func (f *frozenIndex) freezeArgs(x *Index, emit func(*rdb.Encoder, []byte, Off) []byte) {
+	f.freeze(x, nil, emit)
+	f.head = true
 }
 
 func (f *frozenIndex) saveBlock(off Off) { f.side.put(f.emit(f.enc, f.side.tail(), off)) }

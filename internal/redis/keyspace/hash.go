@@ -260,6 +260,13 @@ func (b *bigHash) appendValue(enc *rdb.Encoder, dst []byte) []byte {
 
 func (b *bigHash) freeze(enc *rdb.Encoder) { b.frozen.freeze(&b.idx, enc, b.appendField) }
 
+func (b *bigHash) freezeArgs() { b.frozen.freezeArgs(&b.idx, b.appendFieldArgs) }
+
+func (b *bigHash) appendFieldArgs(_ *rdb.Encoder, dst []byte, off Off) []byte {
+	field, val := fieldOf(b.idx.a, off)
+	return appendArg(appendArg(dst, field), val)
+}
+
 func (b *bigHash) serialise(_ *rdb.Encoder, dst []byte, budget int) (_ []byte, done bool) {
 	return b.frozen.serialise(dst, budget)
 }

@@ -53,6 +53,10 @@ type largeObject interface {
 	// elements, beginning with the length; done means that it was the last, and
 	// the object is no longer frozen.
 	serialise(enc *rdb.Encoder, dst []byte, budget int) (_ []byte, done bool)
+	// freezeArgs is freeze for parts as arguments of a command that adds elements:
+	// serialise then appends for each element its arguments, score or field first,
+	// each with its length before it, and no number of elements.
+	freezeArgs()
 	// thaw ends a freeze early, when a snapshot is given up.
 	thaw()
 	// backlog returns the bytes that the freeze holds in copies.
@@ -63,7 +67,7 @@ type largeObject interface {
 func (db *DB) newBlob(key []byte, t Type, f form, blob []byte) Ref {
 	e := db.ks.arena.newEntry(key, len(blob), uint8(t)|uint8(f)<<formShift|db.ks.parity, db.ks.newLRU(), -1)
 	copy(db.ks.arena.mem[e.val():], blob)
-	db.keys.insert(db.keys.hash(key), e.off)
+	db.link(db.keys.hash(key), &e)
 	return Ref{db, e.off}
 }
 

@@ -311,6 +311,12 @@ func (b *bigSet) appendValue(enc *rdb.Encoder, dst []byte) []byte {
 
 func (b *bigSet) freeze(enc *rdb.Encoder) { b.frozen.freeze(&b.idx, enc, b.appendMember) }
 
+func (b *bigSet) freezeArgs() { b.frozen.freezeArgs(&b.idx, b.appendMemberArg) }
+
+func (b *bigSet) appendMemberArg(_ *rdb.Encoder, dst []byte, off Off) []byte {
+	return appendArg(dst, b.idx.a.blockKey(blockSet, off))
+}
+
 func (b *bigSet) serialise(_ *rdb.Encoder, dst []byte, budget int) (_ []byte, done bool) {
 	return b.frozen.serialise(dst, budget)
 }

@@ -52,6 +52,9 @@ type Snapshot struct {
 
 	done, total int
 	aborted     bool
+
+	slots   *slotWalk // of some slots, as commands; nil: of all, as a file
+	payload []byte    // scratch
 }
 
 // snapshotDB is a database as it was when the snapshot began.
@@ -70,8 +73,20 @@ type snapshotDB struct {
 type frozenObject struct {
 	origin *snapshotDB
 	obj    largeObject
-	head   []byte // meta data, type and key
+	head   []byte // meta data, type and key; of slots, the key
 	orphan bool   // removed from the keyspace: free it in the end
+
+	// Of slots only:
+	text     []byte // what is left of a long string; obj is nil then
+	begun    bool   // its first part is written
+	expireAt int64
+}
+
+func (f *frozenObject) backlog() int {
+	if f.obj == nil {
+		return len(f.text)
+	}
+	return f.obj.backlog()
 }
 
 // pendingMax is how many bytes wait for the turn of their database before they
@@ -81,13 +96,7 @@ const pendingMax = 256 << 10
 // BeginSnapshot begins a snapshot of all databases as they are now. Only one
 // can run at a time (Snapshotting); after Abort a new one may begin at once.
 func (ks *Keyspace) BeginSnapshot(w SnapshotWriter) *Snapshot {
-	if ks.snap != nil {
-		if !ks.snap.aborted {
-			invariant.Violated("snapshot: begun while another runs, at %d of %d keys", ks.snap.done, ks.snap.total)
-		}
-		for !ks.snap.sweep(1 << 20) {
-		}
-	}
+	ks.endAborted()
 	s := &Snapshot{ks: ks, w: w, frozen: make(map[largeObject]*frozenObject)}
 	s.enc.Compress = true
 	for i, db := range ks.dbs {
@@ -100,8 +109,21 @@ func (ks *Keyspace) BeginSnapshot(w SnapshotWriter) *Snapshot {
 		s.total += db.keys.len()
 	}
 	ks.parity ^= flagParity
+	ks.saved = ks.parity
 	ks.snap = s
 	return s
+}
+
+// endAborted ends the sweep of a snapshot that was given up.
+func (ks *Keyspace) endAborted() {
+	if ks.snap == nil {
+		return
+	}
+	if !ks.snap.aborted {
+		invariant.Violated("snapshot: begun while another runs, at %d of %d keys", ks.snap.done, ks.snap.total)
+	}
+	for !ks.snap.sweep(1 << 20) {
+	}
 }
 
 // Snapshotting reports whether a snapshot is running, and not aborted.
@@ -119,10 +141,10 @@ func (s *Snapshot) Progress() (done, total int) { return s.done, s.total }
 func (s *Snapshot) Backlog() int {
 	n := s.pending
 	for _, f := range s.queue {
-		n += f.obj.backlog() + len(f.head)
+		n += f.backlog() + len(f.head)
 	}
 	if s.current != nil {
-		n += s.current.obj.backlog()
+		n += s.current.backlog()
 	}
 	return n
 }
@@ -157,7 +179,11 @@ func (s *Snapshot) Step(maxKeys int) (done bool) {
 func (s *Snapshot) advance(budget int) (spent int, more bool) {
 	if f := s.current; f != nil {
 		var done bool
-		s.out, done = f.obj.serialise(&s.enc, s.out, budget)
+		if s.slots != nil {
+			done = s.writeParts(f, budget)
+		} else {
+			s.out, done = f.obj.serialise(&s.enc, s.out, budget)
+		}
 		if done {
 			s.current = nil
 			s.release(f)
@@ -172,7 +198,11 @@ func (s *Snapshot) advance(budget int) (spent int, more bool) {
 		s.queue[0] = nil
 		s.queue = s.queue[1:]
 		s.selectDB(s.current.origin)
-		s.out = append(s.out, s.current.head...)
+		if s.slots != nil {
+			s.beginParts(s.current)
+		} else {
+			s.out = append(s.out, s.current.head...)
+		}
 		return 1, true
 	}
 	for s.next < len(s.origins) {
@@ -195,6 +225,9 @@ func (s *Snapshot) advance(budget int) (spent int, more bool) {
 // walk serialises the next entries of o that wait.
 func (s *Snapshot) walk(o *snapshotDB, budget int) (spent int) {
 	s.selectDB(o)
+	if s.slots != nil {
+		return s.walkSlots(o, budget)
+	}
 	s.walking = o
 	a := s.ks.arena
 	o.cursor = o.index().scan(o.cursor, budget, func(off Off) {
@@ -236,10 +269,21 @@ func (o *snapshotDB) index() *table {
 // saveEntry serialises e, an entry of o that the snapshot waits for. A large
 // collection is only frozen, and queued.
 func (s *Snapshot) saveEntry(o *snapshotDB, e *entry) {
+	if s.slots != nil && !s.aborted && !s.waits(o, e) {
+		return
+	}
+	s.ks.arena.setParity(e, s.ks.saved)
+	if !s.aborted {
+		s.write(o, e)
+	}
+}
+
+// write serialises e.
+func (s *Snapshot) write(o *snapshotDB, e *entry) {
 	a := s.ks.arena
-	a.setParity(e, s.ks.parity)
 	s.done++
-	if s.aborted {
+	if s.slots != nil && (e.isLarge() || e.typ() == TypeString && e.vlen > chunkSize) {
+		s.queueParts(o, e)
 		return
 	}
 	if e.isLarge() {
@@ -260,6 +304,9 @@ func (s *Snapshot) saveEntry(o *snapshotDB, e *entry) {
 }
 
 func (s *Snapshot) appendEntry(dst []byte, e *entry) []byte {
+	if s.slots != nil {
+		return s.appendRestore(dst, e)
+	}
 	t, f := e.typ(), e.form()
 	dst = s.appendHead(dst, blobRDBType(t, f), e)
 	return appendBlobRDB(&s.enc, dst, t, f, s.ks.arena.valOf(e))
@@ -356,6 +403,7 @@ func (s *Snapshot) finish() {
 		}
 	}
 	s.ks.snap = nil
+	s.ks.saved = s.ks.parity
 }
 
 // Abort gives the snapshot up: nothing more is written. The entries that it did
@@ -365,6 +413,7 @@ func (s *Snapshot) Abort() {
 		return
 	}
 	s.aborted = true
+	s.ks.saved = s.ks.parity
 	s.queue, s.current, s.out = nil, nil, nil
 	frozen := s.frozen
 	s.frozen, s.pending = nil, 0
@@ -384,6 +433,9 @@ func (s *Snapshot) Abort() {
 
 // sweep gives about budget entries the keyspace's parity after Abort.
 func (s *Snapshot) sweep(budget int) (done bool) {
+	if s.slots != nil {
+		return s.sweepSlots(budget)
+	}
 	a := s.ks.arena
 	for ; s.next < len(s.origins); s.next++ {
 		o := s.origins[s.next]

@@ -2,6 +2,7 @@ package keyspace
 
 import (
 	"bytes"
+	"crypto/sha1"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -57,7 +58,9 @@ func content(ks *Keyspace) map[string]string {
 		db := ks.DB(i)
 		db.Each(func(r Ref) bool {
 			val := ""
-			if r.Type() == TypeString {
+			if b := r.Bytes(); r.Type() == TypeString && len(b) > 1000 {
+				val = fmt.Sprintf("%d bytes, %x", len(b), sha1.Sum(b))
+			} else if r.Type() == TypeString {
 				val = fmt.Sprintf("%q", r.Bytes())
 			} else {
 				val = valueOf(db, r)
@@ -88,9 +91,13 @@ func compareContent(t tester, got, want map[string]string) {
 
 // disturb does one random change of any kind.
 func disturb(ks *Keyspace, rng *rand.Rand, keys int) {
+	disturbNamed(ks, rng, func() []byte { return fmt.Appendf(nil, "key%d", rng.IntN(keys)) })
+}
+
+// disturbNamed is disturb with keys that name makes.
+func disturbNamed(ks *Keyspace, rng *rand.Rand, name func() []byte) {
 	db, other := ks.DB(rng.IntN(ks.NumDB())), ks.DB(rng.IntN(ks.NumDB()))
-	key := fmt.Appendf(nil, "key%d", rng.IntN(keys))
-	key2 := fmt.Appendf(nil, "key%d", rng.IntN(keys))
+	key, key2 := name(), name()
 	r, found := db.Find(key)
 	switch op := rng.IntN(100); {
 	case op < 20:

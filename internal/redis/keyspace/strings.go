@@ -26,7 +26,7 @@ func (db *DB) SetString(key, val []byte, expireAt int64) {
 	if expireAt == KeepTTL {
 		expireAt = a.expireAt(&e)
 	}
-	bits := e.bits&(flagLong|flagExpire) | uint8(TypeString) | ks.parity
+	bits := e.bits&(flagLong|flagExpire|flagParity) | uint8(TypeString)
 	if e.expires() == (expireAt >= 0) && db.fits(&e, len(val)) {
 		copy(a.mem[e.val():e.val()+Off(len(val))], val)
 		if e.expires() {
@@ -74,7 +74,6 @@ func (db *DB) MutString(key []byte, minLen int) []byte {
 		clear(a.valOf(&e)[old:])
 	}
 	a.setForm(&e, formRaw)
-	a.setParity(&e, ks.parity)
 	return a.valOf(&e)
 }
 
@@ -98,7 +97,6 @@ func (db *DB) AppendString(key, suffix []byte) int {
 	e = db.grow(&e, old+len(suffix))
 	copy(a.mem[e.val()+Off(old):], suffix)
 	a.setForm(&e, formRaw)
-	a.setParity(&e, db.ks.parity)
 	return e.vlen
 }
 

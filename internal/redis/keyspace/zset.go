@@ -524,6 +524,14 @@ func (b *bigZSet) appendValue(enc *rdb.Encoder, dst []byte) []byte {
 
 func (b *bigZSet) freeze(enc *rdb.Encoder) { b.frozen.freeze(&b.idx, enc, b.appendScored) }
 
+func (b *bigZSet) freezeArgs() { b.frozen.freezeArgs(&b.idx, b.appendScoredArgs) }
+
+func (b *bigZSet) appendScoredArgs(_ *rdb.Encoder, dst []byte, off Off) []byte {
+	var t [32]byte
+	dst = appendArg(dst, strconv.AppendFloat(t[:0], scoreOf(b.idx.a, off), 'g', -1, 64))
+	return appendArg(dst, scoredKey(b.idx.a, off))
+}
+
 func (b *bigZSet) serialise(_ *rdb.Encoder, dst []byte, budget int) (_ []byte, done bool) {
 	return b.frozen.serialise(dst, budget)
 }
