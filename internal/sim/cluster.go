@@ -44,10 +44,11 @@ const (
 	KindJoin                  // nodes meet; nothing is configured beforehand
 	KindMove                  // slots move between shards while things break
 	KindHeal                  // a replica that was cut off together with its dead master returns
+	KindStream                // slots are handed over in one step while things break
 	kinds
 )
 
-var kindNames = [kinds]string{"mixed", "collision", "forget", "return", "stale", "slow", "many", "minority", "manual", "join", "move", "heal"}
+var kindNames = [kinds]string{"mixed", "collision", "forget", "return", "stale", "slow", "many", "minority", "manual", "join", "move", "heal", "stream"}
 
 func (k ClusterKind) String() string { return kindNames[k] }
 
@@ -157,6 +158,8 @@ type cNode struct {
 	out, in      map[cluster.LinkID]*cLink
 	nextInbound  cluster.LinkID
 
+	taken bool // the last answer to TakeSlots
+
 	data      cData
 	lastFault int64
 	startedAt int64
@@ -207,6 +210,7 @@ type cWorld struct {
 	res   ClusterResult
 	check cChecker
 
+	groups    []*cGroup // of slots that are handed over; none in other plots
 	masters   int
 	cfg       cluster.Config
 	faulty    bool
@@ -515,6 +519,11 @@ func (n *cNode) act(e cluster.Effect) {
 		if w.opts.Trace != nil {
 			w.tracef("n%d: %s", n.idx, e.Text)
 		}
+	case cluster.Taken:
+		n.taken = e.OK
+		if !e.OK {
+			w.tracef("n%d does not take: %s", n.idx, e.Why)
+		}
 	case cluster.Reply:
 		if e.Value.Kind == cluster.Error {
 			w.tracef("n%d: -%s", n.idx, e.Value.Str)
@@ -579,6 +588,7 @@ func (w *cWorld) replicate() {
 			}
 			changed = changed || (n.core.AwaitsOffset() && d.offset != want)
 			d.offset, d.seen, d.ever = want, w.now, true
+			w.copyMarks(n, m)
 		}
 		d.up = up
 		if changed {

@@ -19,6 +19,7 @@ import (
 //	fit replica    nobody wins whose data is too old, or who is known to be behind
 //	epochs rise    the config epoch of a node never falls
 //	minority       a master in a minority stops serving
+//	handover       slots that were handed over do not go back to who gave them
 //	forgotten      a node that was forgotten everywhere stays away
 //	agreement      once faults stop, all see the same owners, with unique epochs
 type cChecker struct {
@@ -232,6 +233,7 @@ func (c *cChecker) observe(n *cNode) {
 		return
 	}
 	c.epochs[n.idx] = st.ConfigEpoch
+	c.handovers(n)
 	now := cOwned{st.ConfigEpoch, st.Slots}
 	if c.owned[n.idx] == now || st.ConfigEpoch == 0 {
 		return
@@ -246,6 +248,16 @@ func (c *cChecker) observe(n *cNode) {
 			}
 			if old, ok := c.claims[k]; ok && old != n.idx && c.w.nodes[old].id != n.id {
 				c.w.violate("one owner: shard %d belongs to n%d and to n%d in epoch %d", shard, old, n.idx, epoch)
+				return
+			}
+			c.claims[k] = n.idx
+		}
+	}
+	for i, g := range c.w.groups {
+		if owner, epoch := n.core.SlotOwner(g.first); owner == st.ID && !c.bumped[epoch] {
+			k := cClaim{c.w.masters + i, epoch}
+			if old, ok := c.claims[k]; ok && old != n.idx {
+				c.w.violate("one owner: slot %d belongs to n%d and to n%d in epoch %d", g.first, old, n.idx, epoch)
 				return
 			}
 			c.claims[k] = n.idx
@@ -318,6 +330,7 @@ func (c *cChecker) periodic() {
 func (c *cChecker) agreed() (bool, string) {
 	w := c.w
 	var owners []string
+	handed := map[int]string{}
 	epochs := map[uint64]int{}
 	for _, n := range w.nodes {
 		if n.gone {
@@ -367,6 +380,9 @@ func (c *cChecker) agreed() (bool, string) {
 			} else if owners[shard] != a {
 				return false, fmt.Sprintf("n%d: shard %d is owned by %.6s, others say %.6s", n.idx, shard, a, owners[shard])
 			}
+		}
+		if why := c.handedOver(n, handed); why != "" {
+			return false, fmt.Sprintf("n%d: %s", n.idx, why)
 		}
 	}
 	for slot := range c.moved {

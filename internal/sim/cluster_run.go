@@ -17,6 +17,9 @@ func RunCluster(o ClusterOptions) ClusterResult {
 	w.tune()
 	w.build()
 	w.after(cDataTick, w.replicate)
+	if w.opts.Kind == KindStream {
+		w.buildGroups()
+	}
 	w.runFor(4 * time.Second)
 	if w.opts.Kind == KindJoin {
 		w.join()
@@ -75,6 +78,8 @@ func (w *cWorld) tune() {
 		w.cfg.ReplicaValidityFactor = 2
 	case KindReturn:
 		w.cfg.ReplicaValidityFactor = 0
+	case KindStream: // a replica that never saw its master has no marks either
+		w.cfg.ReplicaValidityFactor = []int{10, 2}[w.rng.IntN(2)]
 	default:
 		w.cfg.ReplicaValidityFactor = []int{10, 10, 2, 0}[w.rng.IntN(4)]
 	}
@@ -221,6 +226,7 @@ func (w *cWorld) pause(n *cNode, d time.Duration) {
 	}
 	w.tracef("pause n%d for %v", n.idx, d)
 	n.paused, n.lastFault = true, w.now
+	w.mayBeReplaced(n)
 	life := n.life
 	w.after(d, func() {
 		if n.life == life {
@@ -345,6 +351,11 @@ func (w *cWorld) plot(d time.Duration) {
 	if w.opts.Kind == KindMove {
 		for t := time.Duration(0); t < d; t += w.ms(50, 400) {
 			w.after(t, w.moveSlot)
+		}
+	}
+	if w.opts.Kind == KindStream {
+		for t := time.Duration(0); t < d; t += w.ms(20, 200) {
+			w.after(t, w.handOver)
 		}
 	}
 	if w.opts.Kind == KindManual {
@@ -675,6 +686,7 @@ func (w *cWorld) awaitAgreement(when string) {
 		w.runFor(100 * time.Millisecond)
 	}
 	if !w.done {
+		zzDump(w)
 		w.violate("agreement %s: none within %v: %s", when, cAgreeWithin, why)
 	}
 }

@@ -133,6 +133,7 @@ func TestEveryClusterMutantIsCaught(t *testing.T) {
 		{"never clear FAIL", m{NeverClearFail: true}, KindMixed, ClusterOptions{}},
 		{"serve in a minority", m{MinorityStaysOK: true}, KindMinority, ClusterOptions{}},
 		{"take over without a new epoch", m{NoEpochBump: true}, KindMixed, ClusterOptions{}},
+		{"believe who gave slots away", m{BelieveGiver: true}, KindStream, ClusterOptions{}},
 		{"stand while the master is up", m{FailoverAnyMaster: true}, KindMixed, ClusterOptions{}},
 	}
 	const limit = 300

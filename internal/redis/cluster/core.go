@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/internal/invariant"
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // Times of Redis 7.0 that no directive changes, and a few of ours.
@@ -28,6 +29,8 @@ const (
 	pauseThreshold = 500   // a Timer this late means that we stood still
 	fullSizeMemory = 10    // node timeouts that a shard without slots still counts
 	maxNodes       = 16384 // known nodes; gossip about more is ignored
+	maxHeirs       = 4     // failovers of one shard in a row that are followed back
+	maxEpochTold   = 1 << 62
 )
 
 // instant is a moment in milliseconds: the wall clock when the Core was made,
@@ -67,6 +70,7 @@ type Core struct {
 	anyUnclaimed bool          // unclaimed may have a bit set
 	migrating    map[int]*node
 	importing    map[int]*node
+	taken        map[int]*node      // slots that were given to us, by whom, until it does not claim them any more
 	banned       map[string]instant // forgotten nodes, until when
 
 	links    map[LinkID]*link
@@ -126,7 +130,7 @@ func New(now time.Time, cfg Config, opts Options) (*Core, error) {
 	c := &Core{
 		cfg: cfg, host: opts.Host, rand: opts.Rand, faults: opts.Faults, plain: opts.Plain,
 		base: now, baseMs: instant(now.UnixMilli()), now: instant(now.UnixMilli()),
-		byID: map[string]*node{}, migrating: map[int]*node{}, importing: map[int]*node{},
+		byID: map[string]*node{}, migrating: map[int]*node{}, importing: map[int]*node{}, taken: map[int]*node{},
 		banned: map[string]instant{}, links: map[LinkID]*link{}, size: 1, viewDirty: true,
 	}
 	c.out = append(c.out, nil)
@@ -239,7 +243,9 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 	case Publish:
 		c.onPublish(in)
 	case DataLoaded:
-		c.onDataLoaded()
+		c.onDataLoaded(in.Except)
+	case TakeSlots:
+		c.onTakeSlots(in)
 	case Shutdown:
 		c.todo |= todoSave | todoSync
 	default:
@@ -485,12 +491,12 @@ func (c *Core) announcedPorts() (port, plain, bus int) {
 }
 
 // onDataLoaded compares the keys that were loaded with the slots we own.
-func (c *Core) onDataLoaded() {
+func (c *Core) onDataLoaded(except *slot.Set) {
 	if c.myself.isReplica() {
 		return // the data is the master's
 	}
 	for s := range Slots {
-		if c.owner(s) == c.myself || c.importing[s] != nil || c.host.CountKeysInSlot(s) == 0 {
+		if c.owner(s) == c.myself || c.importing[s] != nil || (except != nil && except.Has(s)) || c.host.CountKeysInSlot(s) == 0 {
 			continue
 		}
 		c.todo |= todoSave | todoSync | todoState

@@ -24,5 +24,6 @@ type Mutants struct {
 	NeverClearFail     bool // leave a node FAIL that came back
 	MinorityStaysOK    bool // stay ok in a minority
 	NoEpochBump        bool // take over the slots without the epoch of the election
+	BelieveGiver       bool // let a node take back what it gave us
 	FailoverAnyMaster  bool // stand though the own master is not FAIL
 }

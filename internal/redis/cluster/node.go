@@ -17,6 +17,7 @@ type node struct {
 	slotText    []byte  // the slots as nodes.conf shows them; nil: to be made anew
 	replicas    []*node // of a master
 	master      *node   // of a replica; nil if it is unknown
+	heirOf      *node   // of a master: whose replica it was until then
 
 	ip, hostname       string
 	port, pport, cport int  // client port, plain one where that is TLS, bus
@@ -39,6 +40,7 @@ type node struct {
 
 	link, inbound *link
 	reports       []report
+	doubted       bool // somebody believes that it owns slots of ours
 
 	gossiped uint64 // the packet whose gossip section it is in
 	viewIdx  uint16
@@ -110,8 +112,16 @@ func (c *Core) delNode(n *node) {
 		}
 	}
 	c.delNodeSlots(n)
+	for s, from := range c.taken {
+		if from == n {
+			delete(c.taken, s)
+		}
+	}
 	for _, o := range c.nodes {
 		c.delReport(o, n)
+		if o.heirOf == n {
+			o.heirOf = nil
+		}
 	}
 	for _, r := range n.replicas {
 		r.master = nil
@@ -369,7 +379,7 @@ func (c *Core) setMasterRole(n *node) {
 		}
 	}
 	n.flags = n.flags&^FlagReplica | FlagMaster
-	n.master = nil
+	n.master, n.heirOf = nil, n.master
 	c.viewDirty = true
 	c.todo |= todoSave | todoState
 }
@@ -384,7 +394,8 @@ func (c *Core) replicate(n *node) {
 		c.removeReplica(me.master, me)
 	}
 	c.event(EventNewMaster, n, me.master, 0)
-	me.master = n
+	me.master, me.heirOf = n, nil
+	clear(c.taken)
 	c.addReplica(n, me)
 	c.suspended = false
 	c.election = election{}

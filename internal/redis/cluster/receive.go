@@ -256,6 +256,7 @@ func (c *Core) onRole(n *node, p packet) {
 	if n.isMaster() {
 		c.delNodeSlots(n)
 		n.flags = n.flags&^(FlagMaster|FlagMigrateTo) | FlagReplica
+		n.heirOf = nil
 		c.viewDirty = true
 		c.todo |= todoSave | todoState
 	}
@@ -277,6 +278,14 @@ func (c *Core) onClaim(sender *node, p packet) {
 		return
 	}
 	owner := shardOf(sender)
+	if owner == sender {
+		if len(c.taken) > 0 {
+			c.noteGiven(sender, p.slots())
+		}
+		if sender.doubted {
+			c.answerDoubt(sender, p.slots())
+		}
+	}
 	if owner.isReplica() || string(owner.slotBytes()) == string(p.slots()) {
 		if owner == sender && c.anyUnclaimed {
 			c.noteUnclaimed(sender, p.slots()) // it claims them again
@@ -346,7 +355,11 @@ func (c *Core) onUpdate(sender *node, p packet) {
 	}
 	epoch, id, slots := p.update()
 	n := c.lookup(id)
-	if n == nil || n.configEpoch >= epoch {
+	if n == nil {
+		return
+	}
+	if n.configEpoch >= epoch {
+		c.noteDoubt(n, epoch, slots)
 		return
 	}
 	if n == c.myself {
@@ -368,6 +381,7 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 	mine := shardOf(me)
 	var taker *node
 	claimed, taken := 0, 0
+	contested := false // it claims what was given to us
 	var dirty []int
 	eachSlot(slots, func(s int) {
 		claimed++
@@ -376,6 +390,10 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 			return // an importing slot is closed by hand
 		}
 		if o != nil && o.configEpoch >= epoch && !bitSet(c.unclaimed[:], s) && !c.faults.StaleSlotClaim {
+			return
+		}
+		if c.holdsTaken(s, n) {
+			contested = true
 			return
 		}
 		if o == me {
@@ -394,6 +412,9 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 	}
 	if len(dirty) > 0 {
 		c.event(EventSlotsLost, n, nil, epoch)
+	}
+	if contested {
+		c.claimAgain(n, epoch)
 	}
 	switch {
 	case taker != nil && mine.numSlots == 0 && (c.cfg.AllowReplicaMigration || claimed == taken) && !c.faults.KeepOldMaster:

@@ -186,7 +186,23 @@ type Publish struct {
 
 // DataLoaded says that the data of this node was loaded at start: slots that
 // hold keys and are not ours are claimed or marked as importing, as Redis does.
-type DataLoaded struct{}
+type DataLoaded struct {
+	// Except are slots whose keys do not count, nil for none: keys of a
+	// handover that is not over, and keys that are being dropped.
+	Except *slot.Set
+}
+
+// TakeSlots claims slots for this node in one step, without marks: their owner,
+// From, has let them go for good and serves them no more, and the data is here.
+// The answer is the one Taken effect. It may be repeated, for slots of which
+// some or all are ours already; with another From after a failover of it.
+type TakeSlots struct {
+	Slots *slot.Set // not kept
+	From  string
+	// Epoch is the greatest epoch that From knew when it let go (or knows when
+	// it is asked again); 0: not told. Ours will be greater.
+	Epoch uint64
+}
 
 // Shutdown says that the process is about to end in order: what is unsaved is
 // persisted.
@@ -202,6 +218,7 @@ func (Command) isInput()       {}
 func (ConfigChanged) isInput() {}
 func (Publish) isInput()       {}
 func (DataLoaded) isInput()    {}
+func (TakeSlots) isInput()     {}
 func (Shutdown) isInput()      {}
 
 // Effect is something the caller must do. Effects are carried out in order; a
@@ -272,6 +289,16 @@ type Reply struct {
 	Value  Value
 }
 
+// Taken answers TakeSlots. OK: the slots are ours, a Persist with Sync stands
+// before this effect, and every node that can be reached is being told. Else
+// nothing was changed, and Why says what stands against it: we are a replica,
+// the cluster is down, a slot is open or belongs to somebody else. It may be
+// tried again later.
+type Taken struct {
+	OK  bool
+	Why string
+}
+
 // Log is a line for the log, in the words of Redis.
 type Log struct {
 	Level Level
@@ -324,6 +351,7 @@ func (PauseWrites) isEffect()       {}
 func (ResumeWrites) isEffect()      {}
 func (Deliver) isEffect()           {}
 func (Reply) isEffect()             {}
+func (Taken) isEffect()             {}
 func (Log) isEffect()               {}
 func (StateChanged) isEffect()      {}
 func (Event) isEffect()             {}
