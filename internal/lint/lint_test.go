@@ -34,6 +34,7 @@ var levels = map[string]int{
 	"internal/redis/replication": 5,
 	"internal/redis/sentinel":    5,
 	"internal/redis/cluster":     5,
+	"internal/redis/slotmove":    6,
 	"internal/redis/bus":         6,
 	"internal/redis/keyspace":    6,
 	"internal/redis/command":     7,
@@ -48,7 +49,7 @@ var levels = map[string]int{
 
 // cores decide and do not act: no socket, no file, and, which the reader must
 // check, no clock.
-var cores = []string{"internal/redis/replication", "internal/redis/sentinel", "internal/redis/cluster", "internal/redis/keyspace", "internal/redis/command"}
+var cores = []string{"internal/redis/replication", "internal/redis/sentinel", "internal/redis/cluster", "internal/redis/slotmove", "internal/redis/keyspace", "internal/redis/command"}
 
 var forbiddenInCores = []string{"net", "os/exec", "net/http", "syscall"}
 

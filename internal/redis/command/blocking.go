@@ -94,12 +94,17 @@ func (e *Engine) block(c *Ctx, b *Block, timeoutMs int64) {
 	t.seq++
 	b.Spec, b.args, b.db, b.seq, b.index, b.client = c.Spec, copyArgs(c.Args), c.DB, t.seq, -1, c.Client
 	if timeoutMs > 0 {
-		b.deadlineMs = e.NowMs + timeoutMs
-		heap.Push(&t.heap, b)
+		e.setDeadline(b, e.NowMs+timeoutMs)
 	}
 	c.Client.block = b
 	c.Client.Flags |= FlagBlocked
 	e.Stat.Blocked++
+}
+
+// setDeadline ends the wait of b, which has no deadline, at the time atMs.
+func (e *Engine) setDeadline(b *Block, atMs int64) {
+	b.deadlineMs = atMs
+	heap.Push(&e.blocking.heap, b)
 }
 
 // BlockedArgs is how many bytes the arguments of the command are that the

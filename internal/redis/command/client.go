@@ -30,6 +30,7 @@ const (
 	FlagPushing                              // reply functions write a push, never cut by REPLY OFF
 	FlagTLS                                  //
 	FlagProtocolErr                          // protocol error: read no more
+	FlagImport                               // keys of slots that arrive: not routed, nothing expires
 )
 
 // Client is what the command layer knows of a connection. The shell owns its

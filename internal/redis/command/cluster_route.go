@@ -191,27 +191,33 @@ func (s *Spec) specified() bool {
 // is held.
 func (e *Engine) SetView(v *cluster.View) {
 	e.view = v
-	e.mine = slotSet{}
+	e.findMine()
 	if v == nil {
 		return
 	}
-	if v.OK {
-		for n := range slot.Count {
-			if v.Mine(n) {
-				e.mine.add(n)
-			}
-		}
-		v.EachMoving(e.mine.del)
+	if e.drop != nil {
+		e.dropReturned()
 	}
 	e.redirectBlocked()
 }
 
-// slotSet is a set of slots: small enough to stay in the nearest cache.
-type slotSet [slot.Count / 64]uint64
-
-func (s *slotSet) add(n int)      { s[n/64] |= 1 << (n % 64) }
-func (s *slotSet) del(n int)      { s[n/64] &^= 1 << (n % 64) }
-func (s *slotSet) has(n int) bool { return s[n/64%len(s)]>>(n%64)&1 != 0 }
+// findMine finds out which slots need no second look.
+func (e *Engine) findMine() {
+	e.mine = slot.Set{}
+	v := e.view
+	if v == nil || !v.OK {
+		return
+	}
+	for n := range slot.Count {
+		if v.Mine(n) {
+			e.mine.Add(n)
+		}
+	}
+	v.EachMoving(e.mine.Del)
+	if e.hold != nil {
+		e.mine.DelAll(&e.hold.refused)
+	}
+}
 
 // View is what SetView was given last.
 func (e *Engine) View() *cluster.View { return e.view }
@@ -223,7 +229,7 @@ func (e *Engine) redirect(c *Ctx, write, trusted bool) string {
 	if p := s.oneKey; p > 0 && !trusted && p < len(c.Args) {
 		key := c.Args[p]
 		n := slot.Of(key)
-		if e.mine.has(n) {
+		if e.mine.Has(n) {
 			e.KS.NoteSlot(key, n)
 			return ""
 		}
@@ -256,6 +262,9 @@ func (e *Engine) redirectSlowly(c *Ctx, write bool) string {
 			readonly: cl.Has(FlagReadonly),
 			migrate:  s.Full == "migrate",
 		})
+		if why == servedHere && q.keys > 0 && e.hold != nil && e.hold.refused.Has(q.slot) {
+			why = unbound
+		}
 		if why == servedHere {
 			return ""
 		}
@@ -332,28 +341,6 @@ func (e *Engine) blockedElsewhere(b *Block) string {
 }
 
 // --- keys of slots ---
-
-// DropSlot deletes the keys of a slot that went to another node, and tells the
-// replicas and the watchers; there is no event, since the keys live on elsewhere.
-// It returns how many there were. The lock is held.
-func (e *Engine) DropSlot(n int) int {
-	db, dropped := e.KS.DB(0), 0
-	lazy := e.Cfg.LazyfreeLazyServerDel
-	for {
-		keys := e.KS.KeysInSlot(n, 128)
-		if len(keys) == 0 {
-			return dropped
-		}
-		for _, key := range keys {
-			db.Delete(key, lazy)
-			e.propagateDeletion(db, key, lazy)
-			e.Touched(db, key)
-			e.endUnit(nil)
-			e.Dirty++
-			dropped++
-		}
-	}
-}
 
 // FlushEverything empties the keyspace and tells the replicas. The lock is held.
 func (e *Engine) FlushEverything() {

@@ -56,6 +56,7 @@ func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 		e.queue(c)
 		cl.Simple("QUEUED")
 	case len(e.held) > 0 && e.awaitHeld(c):
+	case e.hold != nil && e.awaitSlots(c):
 	default:
 		e.call(c)
 		e.afterCommand(cl)
@@ -173,7 +174,7 @@ func (e *Engine) refusal(c *Ctx) string {
 	}
 	// Whose the keys are, before anything that is about them here.
 	if e.view != nil {
-		if text := e.redirect(c, write, trusted); text != "" {
+		if text := e.redirect(c, write, trusted || cl.Has(FlagImport)); text != "" {
 			return text
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"holdfast/internal/redis/cluster"
+	"holdfast/internal/redis/cluster/slot"
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/keyspace"
 )
@@ -64,6 +65,9 @@ type Engine struct {
 
 	// OnFlushAll, if set, is called when FLUSHALL has emptied the keyspace.
 	OnFlushAll func()
+	// OnFlushStaged, if set, is called when FLUSHALL or FLUSHDB has deleted the keys
+	// of slots that arrive (StageSlots) with all others.
+	OnFlushStaged func()
 	// OnPanic, if set, is called when a directive wants the server to end rather
 	// than to go on with data that differ from the master's or the journal's.
 	OnPanic func(why string)
@@ -75,6 +79,11 @@ type Engine struct {
 	// fails to connect.
 	Transfer Transferrer
 
+	// OnChange, if set, is told of each command that goes into the stream. It is
+	// called in the middle of what executes: it must change nothing. The slices
+	// are valid during the call only.
+	OnChange func(args [][]byte)
+
 	// OnPublish, if set, is told of each PUBLISH and SPUBLISH of a client in
 	// cluster mode, to hand it to the other nodes. The slices are valid during
 	// the call only.
@@ -84,10 +93,14 @@ type Engine struct {
 	view *cluster.View // nil without cluster mode
 	// mine are the slots that this node serves to everybody, without a look at
 	// anything else: none while the cluster is down, and no slot that moves.
-	mine      slotSet
+	mine      slot.Set
 	refs      []KeyRef              // scratch of the routing
 	held      map[watchKey]*heldKey // keys that MIGRATE has on their way
 	arrived   []*migration          // that wait for the end of a pause
+	hold      *slotHold             // slots whose requests wait; nil without
+	staged    *slot.Set             // slots that arrive; nil without
+	drop      *slot.Set             // slots whose keys are being deleted; nil without
+	hidden    *slot.Set             // both; nil without
 	inExec    bool                  // inside EXEC or a script: units end with it
 	callDepth int
 

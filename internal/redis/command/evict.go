@@ -139,7 +139,7 @@ func (e *Engine) pickVictim(policy config.MaxMemoryPolicy) (*keyspace.DB, []byte
 			last := e.evict.pool[len(e.evict.pool)-1]
 			e.evict.pool = e.evict.pool[:len(e.evict.pool)-1]
 			db := e.KS.DB(last.db)
-			if r, ok := db.Find(last.key); ok && (!volatile || r.ExpireAt() >= 0) {
+			if r, ok := db.Find(last.key); ok && (!volatile || r.ExpireAt() >= 0) && !e.keeps(db, last.key) {
 				return db, last.key
 			}
 		}
@@ -152,9 +152,27 @@ func (e *Engine) randomVictim(volatile bool) (db *keyspace.DB, key []byte) {
 	for i := 0; i < n && key == nil; i++ {
 		e.evict.nextDB = (e.evict.nextDB + 1) % n
 		db = e.KS.DB(e.evict.nextDB)
-		db.SampleEvict(volatile, 1, e.Rand, func(r keyspace.Ref) { key = append([]byte(nil), r.Key()...) })
+		for range e.victimTries() {
+			db.SampleEvict(volatile, 1, e.Rand, func(r keyspace.Ref) {
+				if !e.keeps(db, r.Key()) {
+					key = append([]byte(nil), r.Key()...)
+				}
+			})
+			if key != nil {
+				break
+			}
+		}
 	}
 	return db, key
+}
+
+// victimTries is how many random keys of a database are looked at: more than one
+// only while some must stay.
+func (e *Engine) victimTries() int {
+	if e.hidden != nil || e.hold != nil {
+		return 64
+	}
+	return 1
 }
 
 // fillPool samples every database; false when no key can be evicted at all.
@@ -167,6 +185,9 @@ func (e *Engine) fillPool(policy config.MaxMemoryPolicy, volatile bool) bool {
 		}
 		any = true
 		db.SampleEvict(volatile, int(e.Cfg.MaxMemorySamples), e.Rand, func(r keyspace.Ref) {
+			if e.keeps(db, r.Key()) {
+				return
+			}
 			e.consider(candidate{score: evictScore(policy, r), db: i, key: r.Key()})
 		})
 	}

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"holdfast/internal/redis/cluster/slot"
 	"holdfast/internal/redis/keyspace"
 )
 
@@ -24,10 +25,10 @@ func (e *Engine) expired(r keyspace.Ref, cl *Client) bool {
 	if at < 0 || e.NowMs <= at {
 		return false
 	}
-	if e.State.Loading || (cl != nil && cl.Has(FlagMaster|FlagReplay)) {
+	if e.State.Loading || (cl != nil && cl.Has(FlagMaster|FlagReplay|FlagImport)) {
 		return false
 	}
-	return true
+	return e.hidden == nil || r.DB().Index() != 0 || !e.hidden.Has(slot.Of(r.Key()))
 }
 
 // mayDelete: only a master that is not paused deletes expired keys.
@@ -90,8 +91,12 @@ func (e *Engine) lookupWrite(db *keyspace.DB, cl *Client, key []byte) (keyspace.
 	return r, true
 }
 
-// deleteExpired deletes a key whose time has come and tells everybody.
-func (e *Engine) deleteExpired(db *keyspace.DB, key []byte) {
+// deleteExpired deletes a key whose time has come and tells everybody. It returns
+// false where that is not to be now.
+func (e *Engine) deleteExpired(db *keyspace.DB, key []byte) bool {
+	if e.keeps(db, key) {
+		return false
+	}
 	lazy := e.Cfg.LazyfreeLazyExpire
 	e.keyBuf = append(e.keyBuf[:0], key...) // key may alias what is deleted
 	key = e.keyBuf
@@ -100,6 +105,7 @@ func (e *Engine) deleteExpired(db *keyspace.DB, key []byte) {
 	e.Touched(db, key)
 	e.propagateDeletion(db, key, lazy)
 	e.Stat.ExpiredKeys++
+	return true
 }
 
 var (
@@ -136,9 +142,10 @@ func (e *Engine) ActiveExpire(periodNs int64) (more bool) {
 			continue
 		}
 		for {
-			_, again := db.ExpiredStep(e.NowMs, atOnce, func(key []byte) {
-				e.deleteExpired(db, key)
+			_, again := db.ExpiredStep(e.NowMs, atOnce, func(key []byte) bool {
+				deleted := e.deleteExpired(db, key)
 				e.endUnit(nil)
+				return deleted
 			})
 			if !again {
 				break

@@ -3,6 +3,7 @@ package command
 import (
 	"math"
 
+	"holdfast/internal/redis/cluster/slot"
 	"holdfast/internal/redis/glob"
 	"holdfast/internal/redis/keyspace"
 	"holdfast/internal/redis/resp"
@@ -115,7 +116,13 @@ func (c *Ctx) placed(db *keyspace.DB, key []byte) {
 	c.E.Touched(db, key)
 }
 
-func cmdDbsize(c *Ctx) { c.Int(int64(c.DB.Len())) }
+func cmdDbsize(c *Ctx) {
+	n := c.DB.Len()
+	if c.hidden() != nil {
+		n = c.E.VisibleLen(c.DB)
+	}
+	c.Int(int64(n))
+}
 
 func cmdDel(c *Ctx) { c.deleteKeys(c.E.Cfg.LazyfreeLazyUserDel) }
 
@@ -280,6 +287,7 @@ func cmdFlushall(c *Ctx) {
 	if c.E.OnFlushAll != nil && !c.Client.Has(FlagReplay) {
 		c.E.OnFlushAll()
 	}
+	c.E.flushedStaged(c.E.KS.DB(0))
 	c.ForcePropagate() // a replica may hold what this one does not
 	c.OK()
 }
@@ -292,6 +300,7 @@ func cmdFlushdb(c *Ctx) {
 	c.E.TouchedAll(c.DB, nil)
 	c.E.Dirty += int64(c.DB.Len())
 	c.E.KS.Flush(c.DB.Index(), async)
+	c.E.flushedStaged(c.DB)
 	c.ForcePropagate()
 	c.OK()
 }
@@ -299,9 +308,14 @@ func cmdFlushdb(c *Ctx) {
 func cmdKeys(c *Ctx) {
 	pattern := c.Args[1]
 	all := len(pattern) == 1 && pattern[0] == '*'
+	hidden := c.hidden()
 	mark, n := c.Defer(), 0
 	c.DB.Each(func(r keyspace.Ref) bool {
-		if key := r.Key(); (all || glob.Match(pattern, key, false)) && !c.Expired(r) {
+		key := r.Key()
+		if hidden != nil && hidden.Has(slot.Of(key)) {
+			return true
+		}
+		if (all || glob.Match(pattern, key, false)) && !c.Expired(r) {
 			c.Bulk(key)
 			n++
 		}
@@ -385,7 +399,7 @@ func cmdRandomkey(c *Ctx) {
 	// On a replica expired keys stay; a database full of them must not hold
 	// the search up for ever.
 	for range 100 {
-		r, ok := c.DB.Random(c.E.Rand)
+		r, ok := c.randomVisible()
 		if !ok {
 			break
 		}
@@ -396,6 +410,28 @@ func cmdRandomkey(c *Ctx) {
 		c.Peek(append([]byte(nil), r.Key()...)) // deletes it
 	}
 	c.Null()
+}
+
+// randomVisible returns a random key among those that the client sees.
+func (c *Ctx) randomVisible() (r keyspace.Ref, ok bool) {
+	hidden := c.hidden()
+	if hidden == nil {
+		return c.DB.Random(c.E.Rand)
+	}
+	for range 100 {
+		if r, ok = c.DB.Random(c.E.Rand); !ok || !hidden.Has(slot.Of(r.Key())) {
+			return r, ok
+		}
+	}
+	// Almost all are hidden: the first that is not.
+	ok = false
+	c.DB.Each(func(x keyspace.Ref) bool {
+		if ok = !hidden.Has(slot.Of(x.Key())); ok {
+			r = x
+		}
+		return !ok
+	})
+	return r, ok
 }
 
 func cmdRename(c *Ctx) { c.rename(false) }

@@ -267,11 +267,11 @@ func (m *migration) begin(c *Ctx) {
 	})
 }
 
-// arrived goes on when the target has answered, unless writes are paused: the
-// end of the stream has been told to somebody, and must not move.
+// arrived goes on when the target has answered, unless writes are paused, or held
+// for the slot: the end of the stream has been told to somebody, and must not move.
 func (m *migration) arrived() {
 	e := m.e
-	if e.pausedNow() {
+	if e.pausedNow() || e.hold != nil && m.db == 0 && e.holdsKeys(m.keys) {
 		e.arrived = append(e.arrived, m)
 		return
 	}

@@ -18,6 +18,9 @@ func (e *Engine) alsoPropagate(db int, args [][]byte) {
 	if e.Stream == nil {
 		return
 	}
+	if e.OnChange != nil {
+		e.OnChange(args)
+	}
 	if e.unitOps == 0 {
 		e.unit = e.unit[:0]
 		e.unitDB = e.streamDB
@@ -53,6 +56,10 @@ func appendSelect(b []byte, db int) []byte {
 // endUnit hands the running unit to the stream. cl may be nil.
 func (e *Engine) endUnit(cl *Client) {
 	if e.unitOps == 0 || e.inExec {
+		return
+	}
+	if e.Stream == nil { // a transaction that wrote has made a replica of us
+		e.unitOps = 0
 		return
 	}
 	if e.unitOps > 1 {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 
+	"holdfast/internal/redis/cluster/slot"
 	"holdfast/internal/redis/glob"
 	"holdfast/internal/redis/keyspace"
 	"holdfast/internal/redis/resp"
@@ -129,11 +130,13 @@ func cmdScan(c *Ctx) {
 		return
 	}
 	start, n := len(c.Buf), 0
+	hidden := c.hidden()
 	var dead [][]byte
 	next := c.DB.Scan(cursor, o.count, func(r keyspace.Ref) {
 		key := r.Key()
 		switch {
 		case !o.match(key):
+		case hidden != nil && hidden.Has(slot.Of(key)):
 		case c.Expired(r):
 			dead = append(dead, append([]byte(nil), key...))
 		case o.typ != nil && !EqualFold(o.typ, r.Type().String()):

@@ -54,9 +54,9 @@ func (c *Ctx) stringFits(size, add int64) bool {
 	return true
 }
 
-// obeys reports whether the client is to be obeyed: our master, or the replay
-// of the journal.
-func (c *Ctx) obeys() bool { return c.Client.Has(FlagMaster | FlagReplay) }
+// obeys reports whether the client is to be obeyed: our master, the replay of the
+// journal, or the present owner of slots that arrive.
+func (c *Ctx) obeys() bool { return c.Client.Has(FlagMaster | FlagReplay | FlagImport) }
 
 // created says that key is new.
 func (c *Ctx) created(key []byte) { c.Notify(NotifyNew, "new", key) }

@@ -74,6 +74,21 @@ func (p *Parser) Pending(buffered int) int64 {
 	return max(0, int64(p.pos)+p.bulk-1+2-int64(buffered))
 }
 
+// Unread tells how much of a buffer is not parsed yet, and how many bytes of
+// arguments the half-read request has already.
+func (p *Parser) Unread(buffered int) (unread, args int) {
+	if p.multi == 0 {
+		return buffered, 0
+	}
+	for _, s := range p.spans {
+		args += s.len
+	}
+	return max(0, buffered-p.pos), args
+}
+
+// Memory is what the parser itself takes, in bytes.
+func (p *Parser) Memory() int { return cap(p.spans)*16 + cap(p.Args)*24 }
+
 // Next parses the request at the beginning of buf. It returns n > 0 when Args
 // holds a whole request, which took n bytes (Args may be empty: an empty line
 // or an empty array, to be skipped); n == 0 when more bytes are needed; and a

@@ -94,6 +94,7 @@ func (s *Server) registerApply() {
 		return nil
 	})
 	on("maxmemory", func(string, string) error { return nil })
+	on("maxmemory-clients", func(string, string) error { s.measureConns(); return nil })
 	on("slowlog-max-len", func(string, string) error { s.e.Slow.Trim(int(s.cfg.SlowlogMaxLen)); return nil })
 	on("appendfsync", func(string, string) error { return s.applyAppendFsync() })
 	on("appendonly", func(_, now string) error {

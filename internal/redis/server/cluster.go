@@ -48,6 +48,7 @@ type clusterState struct {
 	owed        owed
 	reply       *cluster.Value // of the command that runs
 	pausedUntil time.Time      // a manual failover holds writes back
+	taken       *cluster.Taken // what became of TakeSlots
 	tlsServer   *tls.Config
 	tlsClient   *tls.Config
 }
@@ -96,6 +97,7 @@ func (s *Server) openCluster() error {
 		return err
 	}
 	s.cluster = c
+	s.moves = newSlotMoves(s)
 	if c.core, err = cluster.New(time.Now(), s.clusterConfig(), cluster.Options{Rand: rng, Host: clusterHost{s}, State: state}); err != nil {
 		return err // the state was read before: it is not that
 	}
@@ -251,7 +253,8 @@ func (s *Server) startCluster() bool {
 	}
 	s.carryOut(s.cluster.core.Start(time.Now()))
 	s.settleCluster()
-	s.stepCluster(cluster.DataLoaded{})
+	// Keys of slots that were on their way are no sign of anything.
+	s.stepCluster(cluster.DataLoaded{Except: s.moves.core.Table().Slots()})
 	return s.repl.isReplica.Load()
 }
 
@@ -327,6 +330,7 @@ func (s *Server) stepAll(batch []cluster.Input) time.Time {
 		s.stepUnsettled(in)
 		batch[i] = nil
 	}
+	s.settleMoves()
 	s.settleCluster()
 	deadline := s.cluster.core.Deadline()
 	s.e.Unlock()
@@ -421,6 +425,7 @@ func (s *Server) carryOut(effects []cluster.Effect) {
 	c.awaits.Store(c.core.AwaitsOffset())
 	if v := c.core.View(); v != s.e.View() {
 		s.e.SetView(v)
+		s.slotsMoved()
 	}
 }
 
@@ -475,17 +480,19 @@ func (s *Server) carryOutData(e cluster.Effect) {
 	case cluster.EmptyData:
 		s.e.FlushEverything()
 	case cluster.DropSlotKeys:
-		for _, n := range e.Slots {
-			s.e.DropSlot(n)
-		}
+		s.dropSlots(e.Slots)
 	case cluster.DropShardChannels:
 		s.e.DropShardChannels(e.Slots)
 	case cluster.PauseWrites:
+		s.slotsDisturbed("writes are paused for a failover")
+		s.settleMoves()
 		c.pausedUntil = e.Until
 		s.e.State.FailoverPause = true
 		s.pause(e.Until.UnixMilli(), true)
 	case cluster.ResumeWrites:
 		s.endManualPause()
+	case cluster.Taken:
+		c.taken = &e
 	case cluster.Deliver:
 		s.e.Deliver(e.Channel, e.Message, e.Sharded)
 	case cluster.Event:
@@ -501,6 +508,7 @@ func (s *Server) endManualPause() {
 	s.cluster.pausedUntil = time.Time{}
 	s.e.State.FailoverPause = false
 	s.unpause()
+	poke(s.moves.kick)
 }
 
 // publishOnBus hands a client's message to the other nodes.
@@ -564,7 +572,9 @@ func (h clusterHost) Data() cluster.Data {
 }
 
 // CountKeysInSlot implements cluster.Host.
-func (h clusterHost) CountKeysInSlot(slot int) int { return h.s.ks.CountKeysInSlot(slot) }
+func (h clusterHost) CountKeysInSlot(slot int) int {
+	return h.s.ks.CountKeysInSlot(slot)
+}
 
 // KeysInSlot implements cluster.Host.
 func (h clusterHost) KeysInSlot(slot, most int) []string {
@@ -633,6 +643,7 @@ func (s *Server) cmdCluster(c *command.Ctx) {
 	}
 	s.cluster.reply = nil
 	s.stepUnsettled(cluster.Command{Client: c.Client.ID, Args: args, TLS: c.Client.Has(command.FlagTLS)})
+	s.settleMoves()
 	if v := s.cluster.reply; v != nil {
 		writeValue(c, v)
 	}

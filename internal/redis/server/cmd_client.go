@@ -115,6 +115,9 @@ func cmdClientNoEvict(c *command.Ctx) {
 		c.Err(command.ErrSyntax)
 		return
 	}
+	if k, ok := c.Client.Conn.(*conn); ok {
+		k.countMemory()
+	}
 	c.OK()
 }
 
@@ -220,14 +223,6 @@ func (c *conn) describe() string { return string(c.appendDescription(nil)) }
 
 func (c *conn) describeLocked() string { return c.describe() }
 
-// clientBase is what a client takes besides its buffers, in bytes, about.
-const clientBase = 1024
-
-// memory is what the connection takes, in bytes. The engine's lock is held.
-func (c *conn) memory() int64 {
-	return clientBase + c.inPending + c.outPending + int64(cap(c.cl.Buf)+c.cl.MultiMem()) + int64(len(c.cl.Name))
-}
-
 func (c *conn) appendDescription(b []byte) []byte {
 	cl := c.cl
 	now := c.s.e.NowMs
@@ -250,29 +245,26 @@ func (c *conn) appendDescription(b []byte) []byte {
 	num(" psub=", int64(pat))
 	num(" ssub=", int64(shard))
 	num(" multi=", int64(cl.MultiLen()))
-	input, args := c.inPending, int64(cl.BlockedArgs())
+	input, args := c.inPending, int64(cl.BlockedArgs())+c.inArgs
 	if c.executing > 0 {
-		input = int64(c.executing)
+		input, args = int64(c.executing), 0
 		for _, a := range c.parser.Args {
 			args += int64(len(a))
 		}
 	}
 	num(" qbuf=", input)
-	num(" qbuf-free=", max(0, int64(cap(c.in))-input))
+	num(" qbuf-free=", max(0, int64(c.sizes.room)-input))
 	num(" argv-mem=", args)
 	num(" multi-mem=", int64(cl.MultiMem()))
-	num(" rbs=", int64(cap(cl.Buf)))
-	num(" rbp=", int64(cap(cl.Buf)))
-	num(" obl=", int64(len(cl.Buf)))
-	pieces := int64(0)
-	if c.outPending > 0 {
-		pieces = 1
-	}
+	inBuffer, pieces, outSize := c.output()
+	num(" rbs=", int64(c.sizes.reply))
+	num(" rbp=", int64(c.sizes.used))
+	num(" obl=", inBuffer)
 	num(" oll=", pieces)
-	num(" omem=", c.outPending)
+	num(" omem=", outSize)
 	num(" tot-mem=", c.memory())
 	b = append(b, " events=r"...)
-	if pieces > 0 {
+	if c.outPending > 0 {
 		b = append(b, 'w')
 	}
 	b = append(b, " cmd="...)

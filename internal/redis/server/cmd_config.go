@@ -77,6 +77,7 @@ func (s *Server) resetStats() {
 	d.hits, d.misses, d.totalTime = 0, 0, 0
 	st := &s.stat
 	st.accepted, st.rejected, st.queryBufferClosed, st.outputClosed = 0, 0, 0, 0
+	st.replyShrinks, st.replyGrows = 0, 0
 	st.inBytes.Store(0)
 	st.outBytes.Store(0)
 	st.replInBytes.Store(0)

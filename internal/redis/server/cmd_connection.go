@@ -10,7 +10,7 @@ import (
 // families are the commands about the server itself.
 func (s *Server) families() [][]command.Spec {
 	return [][]command.Spec{s.connectionCommands(), s.serverCommandsShutdown(), s.clientCommands(), s.configCommands(),
-		s.infoCommands(), s.serverCommands(), s.debugCommands(), s.replicationCommands(), s.arrayCommands(), s.clusterCommands()}
+		s.infoCommands(), s.serverCommands(), s.debugCommands(), s.replicationCommands(), s.arrayCommands(), s.clusterCommands(), s.slotCommands()}
 }
 
 const (

@@ -354,14 +354,22 @@ func debugSkipChecksum(s *Server, c *command.Ctx) {
 	c.OK()
 }
 
-func debugReplybuffer(_ *Server, c *command.Ctx) {
+func debugReplybuffer(s *Server, c *command.Ctx) {
 	switch {
 	case c.Is(2, "resizing"):
+		s.cron.replyResizing = atoi(c.Args[3]) != 0
 	case c.Is(2, "peak-reset-time"):
-		if !c.Is(3, "never") && !c.Is(3, "reset") {
-			if _, ok := c.IntArg(3); !ok {
+		switch {
+		case c.Is(3, "never"):
+			s.cron.replyPeakResetMs = replyPeakNever
+		case c.Is(3, "reset"):
+			s.cron.replyPeakResetMs = replyPeakReset
+		default:
+			ms, ok := c.IntArg(3)
+			if !ok {
 				return
 			}
+			s.cron.replyPeakResetMs = ms
 		}
 	default:
 		c.ErrSub()

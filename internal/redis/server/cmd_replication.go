@@ -351,7 +351,7 @@ func (s *Server) cmdWait(c *command.Ctx) {
 
 func (s *Server) cmdFailover(c *command.Ctx) {
 	if s.cfg.ClusterEnabled {
-		c.Err("ERR FAILOVER not allowed in cluster mode.")
+		c.Err("ERR FAILOVER not allowed in cluster mode. Use CLUSTER FAILOVER command instead.")
 		return
 	}
 	if len(c.Args) == 2 && c.Is(1, "abort") {

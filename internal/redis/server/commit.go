@@ -36,6 +36,7 @@ type commitPoint struct {
 // commitPoint is the point behind everything executed so far; what the cluster
 // has owed to nodes.conf is written. The engine's lock is held.
 func (s *Server) commitPoint() commitPoint {
+	s.settleMoves()
 	s.settleCluster()
 	return commitPoint{s.persist.stream, s.streamEnd(), s.e.State.ReadsRefused}
 }

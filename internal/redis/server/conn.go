@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"net"
 	"time"
 
@@ -43,17 +44,23 @@ type conn struct {
 	outPos int
 
 	// Under the engine's lock.
-	queued     bool // in the driver's list of connections with replies
-	closeWhen  closeWhen
-	closed     bool
-	waiting    bool // postponed by CLIENT PAUSE
-	softSince  time.Time
-	outPending int64 // bytes that the driver could not write at once
-	inPending  int64
-	counted    int64 // bytes of it that count for maxmemory
-	executing  int   // bytes of input that are being executed
-	trim       bool  // idle: takeReply gives the buffers back
-	trimmedMs  int64 // cl.LastMs when that was done last
+	queued           bool // in the driver's list of connections with replies
+	closeWhen        closeWhen
+	closed           bool
+	waiting          bool // postponed by CLIENT PAUSE
+	softSince        time.Time
+	outPending       int64 // bytes that the driver could not write at once
+	inPending        int64 // bytes of input that wait, without the arguments that were read
+	inArgs           int64 // bytes of those
+	inSize           int64 // what the input takes, with what has become free
+	argPending       int64 // bytes still missing of the argument that is being read
+	sizes            buffers
+	counted          int64 // bytes of it that count for maxmemory
+	countedEvictable int64 // the same for maxmemory-clients
+	executing        int   // bytes of input that are being executed
+	received         int64 // bytes of input in all
+	trim             bool  // idle: takeReply gives the buffers back
+	trimmedMs        int64 // cl.LastMs when that was done last
 
 	handshake *replicaLink // what REPLCONF has said
 	replica   *replicaLink // set on a replica's connection
@@ -88,6 +95,7 @@ func (s *Server) newConn(d driver, addr, laddr string) *conn {
 	c.cl.Authenticated = s.cfg.RequirePass == ""
 	c.parser.MaxBulk = s.cfg.ProtoMaxBulkLen
 	c.parser.Unauthenticated = !c.cl.Authenticated
+	c.sizes = newBuffers()
 	s.conns[id] = c
 	s.byClient[c.cl] = c
 	return c
@@ -103,6 +111,9 @@ func (s *Server) forget(c *conn) {
 	if c.replica != nil {
 		s.replicaGone(c)
 	}
+	if c.cl.Has(command.FlagImport) {
+		s.slotStreamGone(c.cl)
+	}
 	s.e.Release(c.cl)
 	delete(s.conns, c.cl.ID)
 	delete(s.byClient, c.cl)
@@ -110,6 +121,14 @@ func (s *Server) forget(c *conn) {
 }
 
 func (c *conn) wake() {
+	// Who does not read what others publish is closed before it fills the memory,
+	// not when the tick is over.
+	if held := len(c.cl.Buf); held > uncountedOutput && c.executing == 0 {
+		c.checkOutputLimit(c.outPending + int64(held))
+		if c.closeWhen == closeNow {
+			c.cl.Buf = c.cl.Buf[:0]
+		}
+	}
 	if !c.queued && !c.closed {
 		c.queued = true
 		c.driver.wake(c)
@@ -142,8 +161,12 @@ func (c *conn) closeLater(afterReply bool) {
 // its share of the tick (more is then true). The engine's lock is held.
 func (c *conn) execute(buf []byte) (taken int, more bool) {
 	s, cl := c.s, c.cl
+	cl.LastMs = s.e.NowMs
 	c.executing = len(buf)
-	defer func() { c.executing = 0 }()
+	defer func() {
+		c.executing = 0
+		c.received += int64(taken)
+	}()
 	for n := 0; ; n++ {
 		if c.closeWhen != closeNot || c.closed || s.shutdown.over {
 			return len(buf), false // nobody is going to execute the rest
@@ -169,6 +192,9 @@ func (c *conn) execute(buf []byte) (taken int, more bool) {
 				s.paused = append(s.paused, c)
 				return taken, false
 			}
+			if held := len(cl.Buf); held > uncountedOutput {
+				c.checkOutputLimit(c.outPending + int64(held))
+			}
 		}
 		taken += used
 	}
@@ -189,6 +215,10 @@ func (c *conn) takeReply() {
 		c.giveBack()
 	}
 	if len(cl.Buf) > 0 {
+		if !cl.Has(command.FlagMaster) {
+			cl.LastMs = c.s.e.NowMs
+		}
+		c.sizes.replied(len(cl.Buf))
 		if c.outPos == len(c.out) {
 			// Nothing unsent: the two buffers change places, no byte moves.
 			c.out, cl.Buf = cl.Buf, c.out[:0]
@@ -226,7 +256,10 @@ func (c *conn) giveBack() {
 	if len(c.in) == 0 {
 		c.in = nil
 		c.freshParser()
+	} else if cap(c.in)-len(c.in) > roomWorthwhile {
+		c.in = bytes.Clone(c.in) // half a request, and a claim of how long it is
 	}
+	c.noteInput()
 }
 
 // freshParser forgets a parser's memory, which may keep a large input alive.
@@ -308,8 +341,9 @@ func (c *conn) keepRest(buf []byte, taken int, own bool) {
 	default:
 		c.in = append(c.in[:0], rest...)
 	}
-	if n := int64(len(c.in)); n != c.inPending {
-		c.inPending = n
-		c.countMemory()
+	c.sizes.received(len(buf), cap(c.in))
+	if len(rest) > 0 || c.inSize != int64(cap(c.in)) || c.inPending != 0 {
+		c.noteInput()
 	}
+	c.judgeMemory()
 }

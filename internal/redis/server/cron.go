@@ -9,17 +9,21 @@ import (
 
 // cronState is what the timer remembers between two runs. Under the engine's lock.
 type cronState struct {
-	ticks       int64
-	wakeMs      int64 // when the timer means to look at deadlines
-	defrag      defragCron
-	peakMemory  int64
-	rss         int64
-	connMemory  int64 // of all connections, as of the last second
-	counted     int64 // of connections, counts for maxmemory
-	baseMemory  int64 // what the process takes without data and connections
-	startMemory int64
-	paused      bool    // DEBUG PAUSE-CRON
-	walk        []*conn // connections still to be looked at in this round
+	ticks      int64
+	wakeMs     int64 // when the timer means to look at deadlines
+	defrag     defragCron
+	peakMemory int64
+	rss        int64
+	connMemory int64 // of all connections, as of the last second
+	evictable  int64 // of those that maxmemory-clients may close
+
+	replyResizing    bool  // the sizes of reply buffers follow their use
+	replyPeakResetMs int64 // how long the peak of a reply buffer is remembered, in milliseconds
+	counted          int64 // of connections, counts for maxmemory
+	baseMemory       int64 // what the process takes without data and connections
+	startMemory      int64
+	paused           bool    // DEBUG PAUSE-CRON
+	walk             []*conn // connections still to be looked at in this round
 }
 
 // sampler averages a counter's growth per second over the last 16 samples.
@@ -195,22 +199,6 @@ func (s *Server) measureConns() (m connMemory) {
 	return m
 }
 
-// countMemory makes what the connection takes now count for maxmemory; that of
-// replicas does not, or they would drive out keys, which makes more for them.
-// The engine's lock is held.
-func (c *conn) countMemory() {
-	n := int64(0)
-	if !c.closed && (!c.cl.Has(command.FlagReplica) || c.cl.Has(command.FlagMonitor)) {
-		n = c.memory()
-	}
-	if n != c.counted {
-		s := c.s
-		s.cron.counted += n - c.counted
-		c.counted = n
-		s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted)
-	}
-}
-
 // usedMemory is INFO's used_memory: the data, what connections hold, and the
 // process itself.
 func (s *Server) usedMemory() int64 {
@@ -282,53 +270,9 @@ func (s *Server) clientCron(c *conn, _ time.Time) {
 			c.closeLater(false)
 		}
 	}
+	s.bufferCron(c, idle)
 	if idle > 2000 && c.trimmedMs != cl.LastMs && !cl.Has(command.FlagMaster|command.FlagReplica) {
 		c.trimmedMs, c.trim = cl.LastMs, true
 		c.wake() // the buffers are its driver's
-	}
-}
-
-// clientMemoryLimit is maxmemory-clients in bytes, 0 for none.
-func (s *Server) clientMemoryLimit() int64 {
-	n := s.cfg.MaxMemoryClients
-	if n < 0 {
-		return int64(float64(s.cfg.MaxMemory) * float64(-n) / 100)
-	}
-	return n
-}
-
-// evictable: replicas, masters, monitors and clients that asked for it are spared.
-func (c *conn) evictable() bool {
-	return !c.closed && c.closeWhen != closeNow &&
-		!c.cl.Has(command.FlagReplica|command.FlagMaster|command.FlagMonitor|command.FlagNoEvict)
-}
-
-// evictClients closes the largest clients while all together exceed
-// maxmemory-clients. The engine's lock is held.
-func (s *Server) evictClients() {
-	limit := s.clientMemoryLimit()
-	if limit == 0 {
-		return
-	}
-	var total int64
-	for _, c := range s.conns {
-		if c.evictable() {
-			total += c.memory()
-		}
-	}
-	for total > limit {
-		var largest *conn
-		for _, c := range s.conns {
-			if c.evictable() && (largest == nil || c.memory() > largest.memory()) {
-				largest = c
-			}
-		}
-		if largest == nil {
-			return
-		}
-		s.log.Notice("Evicting client: %s", largest.describe())
-		total -= largest.memory()
-		s.e.Stat.EvictedClients++
-		s.kill(largest)
 	}
 }

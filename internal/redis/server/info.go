@@ -392,7 +392,8 @@ func (s *Server) infoStats(w *infoText) {
 	w.raw("tracking_total_keys:0\r\ntracking_total_items:0\r\ntracking_total_prefixes:0\r\n")
 	w.ints("unexpected_error_replies", e.UnexpectedErrors, "total_error_replies", e.ErrorReplies, "dump_payload_sanitizations", 0,
 		"total_reads_processed", st.reads.Load(), "total_writes_processed", st.writes.Load())
-	w.raw("io_threaded_reads_processed:0\r\nio_threaded_writes_processed:0\r\nreply_buffer_shrinks:0\r\nreply_buffer_expands:0\r\n")
+	w.raw("io_threaded_reads_processed:0\r\nio_threaded_writes_processed:0\r\n")
+	w.ints("reply_buffer_shrinks", s.stat.replyShrinks, "reply_buffer_expands", s.stat.replyGrows)
 }
 
 func (s *Server) infoCPU(w *infoText) {

@@ -305,6 +305,10 @@ func (l *loop) process(c *conn, buf []byte, own bool, now time.Time) {
 		return
 	}
 	e.BeginBatch(now.UnixMicro())
+	if own {
+		c.noteInput()
+		c.judgeMemory()
+	}
 	taken, more := c.execute(buf)
 	c.keepRest(buf, taken, own)
 	if more && !c.again {

@@ -122,13 +122,17 @@ func (s *Server) loadJournal() error {
 	if err != nil {
 		return err
 	}
-	s.persist.journal, s.persist.stream = j, j
+	s.persist.journal = j
 	if !rec.Fresh {
+		// Clients come in while the records are applied: there is nothing yet that
+		// could be made durable for them.
+		defer func() { s.persist.stream = j }()
 		if s.array.a != nil && s.hasPlainJournal() {
 			s.log.Warning("The journal on the disk array is the newer word: %s is not read", s.plainJournal())
 		}
 		return s.replay(source{j, s.journalFS(), s.journalPath()}, rec)
 	}
+	s.persist.stream = j
 	imported := false
 	if s.array.a != nil {
 		if imported, err = s.importPlainJournal(); err != nil {
@@ -173,6 +177,7 @@ func (s *Server) replay(from source, rec journal.Recovery) error {
 			return fmt.Errorf("the checkpoint %s of the journal cannot be loaded: %w; see `holdfast check %s`", rec.Checkpoint, err, s.cfg.Dir)
 		}
 		streamDB = facts.streamDB
+		s.restoreMarks(facts.slots)
 	}
 	cl := s.replayClient()
 	if streamDB >= 0 && streamDB < s.ks.NumDB() {
@@ -297,6 +302,7 @@ func (s *Server) importDump() error {
 		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", err)
 	}
 	s.repl.restoreFromRDB(facts)
+	s.restoreMarks(facts.slots)
 	s.log.Notice("DB loaded from disk: %.3f seconds", time.Since(s.persist.loadStart).Seconds())
 	return nil
 }
@@ -321,6 +327,7 @@ type rdbFacts struct {
 	replOffset uint64
 	hasOffset  bool
 	streamDB   int
+	slots      string                           // slots that were on their way
 	say        func(format string, args ...any) // the log, nil: nobody is told
 }
 
@@ -338,6 +345,8 @@ func (f *rdbFacts) aux(key, val []byte) error {
 		if n, err := strconv.Atoi(string(val)); err == nil {
 			f.streamDB = n
 		}
+	case auxSlotMoves:
+		f.slots = string(val)
 	default:
 		f.tell(string(key), string(val))
 	}

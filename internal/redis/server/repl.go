@@ -182,6 +182,7 @@ func (s *Server) becomeReplica(master config.ReplicaOf, forced bool) {
 	s.e.UnblockAllForRoleChange()
 	s.cfg.ReplicaOf = master
 	s.repl.isReplica.Store(true)
+	s.slotRole()
 	s.repl.forced = forced
 	s.repl.downSince = time.Now()
 	s.setLinkState(linkConnect)
@@ -213,6 +214,7 @@ func (s *Server) becomeMaster() {
 		s.journalFailed(err)
 	}
 	s.e.SetStreamDB(-1) // the new history's first command is a SELECT
+	s.slotRole()
 }
 
 // setLinkState is the one place where the state of the link to the master

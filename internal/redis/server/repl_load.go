@@ -382,6 +382,7 @@ func (t *transfer) adopt() error {
 		return errSuperseded
 	}
 	s.repl.hist, s.repl.lost, s.repl.shared = hist, false, 0
+	s.restoreMarks(t.facts.slots)
 	s.e.Dirty = 0
 	return nil
 }

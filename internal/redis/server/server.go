@@ -84,6 +84,7 @@ type Server struct {
 	repl    replState
 	migrate *transfers
 	cluster *clusterState
+	moves   *slotMoves
 
 	shutdown shutdownState
 	cronPoke chan struct{} // a deadline is nearer than the timer knows
@@ -100,6 +101,7 @@ type netStats struct {
 	replInBytes, replOutBytes            atomic.Int64
 	reads, writes                        atomic.Int64
 	queryBufferClosed, outputClosed      int64
+	replyShrinks, replyGrows             int64 // sizes of reply buffers
 	instOps, instIn, instOut, instReplIn sampler
 	instReplOut                          sampler
 }
@@ -130,6 +132,7 @@ func New(opts Options) (*Server, error) {
 	s.e.Transfer = s.migrate
 	s.e.OnFlushAll, s.e.OnPanic = s.flushedAll, s.panicked
 	s.persist.lastBgsaveSec, s.persist.lastCkptSec = -1, -1
+	s.cron.replyResizing, s.cron.replyPeakResetMs = true, replyPeakReset
 	s.applyLimits()
 	s.measureBase()
 	s.cron.startMemory = s.usedMemory()
@@ -233,6 +236,7 @@ func (s *Server) Run(ctx context.Context) int {
 	go s.cronLoop()
 	if s.cluster != nil {
 		go s.clusterLoop()
+		go s.slotLoop()
 	}
 	select {
 	case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 	"holdfast/internal/raid"
 	"holdfast/internal/redis/keyspace"
 	"holdfast/internal/redis/rdb"
+	"holdfast/internal/redis/resp"
 )
 
 // A snapshot is taken while serving: the loop serialises a few keys per tick,
@@ -26,6 +27,8 @@ import (
 // wait for its turn, and its clients with it. What a step takes is measured by
 // the clock, so that a busy machine slows the snapshot down by itself.
 const (
+	auxSlotMoves = "holdfast-slots" // auxiliary field: slots that are on their way
+
 	stepKeys    = 64                     // keys serialised at once
 	stepLarge   = 2048                   // and when writers have copied much
 	shareBusy   = 5                      // tenths of the time, while clients are served
@@ -59,6 +62,8 @@ type snapshotJob struct {
 	began    time.Time
 	done     func(job *snapshotJob, err error) // under the engine's lock
 	snapDone bool                              // the loop has serialised everything
+	raw      bool                              // commands, not an RDB file
+	made     *atomic.Int64                     // counts them
 
 	delay  int64         // rdb-key-save-delay
 	left   int64         // keys that no step has counted yet, for that
@@ -84,6 +89,15 @@ type snapshotJob struct {
 // called under the engine's lock when it is over. The engine's lock is held,
 // and no command is half executed.
 func (s *Server) startSnapshot(what string, target snapshotTarget, done func(*snapshotJob, error)) *snapshotJob {
+	return s.beginSnapshot(what, target, func(j *snapshotJob) {
+		j.header()
+		j.snap = s.ks.BeginSnapshot(j)
+	}, done)
+}
+
+// beginSnapshot is startSnapshot with what makes it one of a kind: begin sets
+// snap, and may write ahead of it.
+func (s *Server) beginSnapshot(what string, target snapshotTarget, begin func(*snapshotJob), done func(*snapshotJob, error)) *snapshotJob {
 	j := &snapshotJob{s: s, target: target, what: what, pos: s.streamEnd(), streamDB: s.streamDB(),
 		dirty: s.e.Dirty, began: time.Now(), asOf: time.Now(), done: done, finished: make(chan struct{})}
 	j.cond = sync.NewCond(&j.mu)
@@ -92,8 +106,7 @@ func (s *Server) startSnapshot(what string, target snapshotTarget, done func(*sn
 	}
 	s.persist.job = j
 	s.persist.running.Store(true)
-	j.header()
-	j.snap = s.ks.BeginSnapshot(j)
+	begin(j)
 	j.snap.SetCompress(s.cfg.RDBCompression)
 	go j.carry()
 	if len(s.loops) > 0 {
@@ -117,6 +130,9 @@ func (j *snapshotJob) header() {
 	w.Aux("repl-id", j.s.repl.id())
 	w.Aux("repl-offset", strconv.FormatUint(j.pos, 10))
 	w.Aux("aof-base", "0")
+	if t := j.s.marks(); t != "" {
+		w.Aux(auxSlotMoves, t)
+	}
 	_ = w.Flush() // the writer above cannot fail
 }
 
@@ -138,6 +154,15 @@ func (j *snapshotJob) SelectDB(db, keys, expires int) {
 // Append implements keyspace.SnapshotWriter.
 func (j *snapshotJob) Append(b []byte) {
 	j.buf = append(j.buf, b...)
+	if len(j.buf) >= chunkSize {
+		j.hand()
+	}
+}
+
+// Command implements keyspace.CommandWriter.
+func (j *snapshotJob) Command(args ...[]byte) {
+	j.buf = resp.AppendCommandBytes(j.buf, args)
+	j.made.Add(1)
 	if len(j.buf) >= chunkSize {
 		j.hand()
 	}
@@ -183,7 +208,7 @@ func (j *snapshotJob) carry() {
 		j.chunks = j.chunks[1:]
 		j.mu.Unlock()
 		j.dawdle()
-		if j.s.cfg.RDBChecksum {
+		if j.s.cfg.RDBChecksum && !j.raw {
 			crc = rdb.CRC64(crc, b)
 		}
 		_, err := j.target.Write(b)
@@ -230,6 +255,9 @@ func perKey(directive, n int64) time.Duration {
 
 // trailer writes the end of the file: opcode and checksum.
 func (j *snapshotJob) trailer(crc uint64) error {
+	if j.raw {
+		return nil
+	}
 	end := []byte{0xFF}
 	if j.s.cfg.RDBChecksum {
 		crc = rdb.CRC64(crc, end)

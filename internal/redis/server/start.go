@@ -50,7 +50,11 @@ func (s *Server) loadLocked() error {
 	}
 	s.e.State.Loading = false
 	s.e.Stream = s
-	return s.startReplication()
+	if err := s.startReplication(); err != nil {
+		return err
+	}
+	s.startSlotMoves()
+	return nil
 }
 
 // load brings the data into memory while clients are told -LOADING, and then

@@ -1,0 +1,709 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast/internal/redis/cluster"
+	"holdfast/internal/redis/cluster/slot"
+	"holdfast/internal/redis/command"
+	"holdfast/internal/redis/replication"
+	"holdfast/internal/redis/resp"
+	"holdfast/internal/redis/slotmove"
+)
+
+// Slots that move as a stream between two masters of ours: package slotmove
+// decides, what it decides is carried out here, under the engine's lock.
+//
+//	slotmove.go   the core's inputs and effects
+//	slotfeed.go   the source's connection to the target, which carries the data
+//	slotcall.go   what nodes ask each other about a job
+//	cmd_slots.go  HOLDFAST.SLOTS
+
+// slotMoves is this server's part in moves of slots; nil without cluster mode.
+// Everything is under the engine's lock.
+type slotMoves struct {
+	core  *slotmove.Core
+	queue []slotmove.Input // to be stepped as soon as nothing is half done
+	kick  chan struct{}
+
+	gives  map[string]*slotFeed // by job
+	takes  map[string]*slotTake // by job
+	drops  []slotmove.Drop      // keys that are being deleted
+	answer *slotmove.Refused    // of the command that runs; nil: accepted
+	asked  bool                 // an answer was given
+}
+
+// slotTake is the target's end of a job.
+type slotTake struct {
+	ctl    *slotCall
+	stream *command.Client // which the source's data comes from; nil: none yet
+	bytes  int64
+	seenMs int64
+}
+
+func newSlotMoves(s *Server) *slotMoves {
+	return &slotMoves{core: slotmove.New(slotWorld{s}), kick: make(chan struct{}, 1),
+		gives: make(map[string]*slotFeed), takes: make(map[string]*slotTake)}
+}
+
+// startSlotMoves begins to drive what the journal says was on its way, once
+// the server is what it is going to be. The engine's lock is held.
+func (s *Server) startSlotMoves() {
+	s.slotRole()
+	s.settleMoves()
+}
+
+// slotRole tells the core what the server is now.
+func (s *Server) slotRole() {
+	if s.moves != nil {
+		s.postSlots(slotmove.Role{Master: !s.repl.isReplica.Load()})
+	}
+}
+
+// postSlots keeps an input until nothing is half done. The engine's lock is
+// held.
+func (s *Server) postSlots(in slotmove.Input) {
+	m := s.moves
+	m.queue = append(m.queue, in)
+	poke(m.kick)
+}
+
+// slotsMoved says that the view of the cluster is another one.
+func (s *Server) slotsMoved() {
+	if s.moves != nil && !s.moves.core.Idle() {
+		s.postSlots(slotmove.Moved{})
+	}
+}
+
+// slotsDisturbed ends what cannot go on.
+func (s *Server) slotsDisturbed(why string) {
+	if s.moves != nil && !s.moves.core.Idle() {
+		s.postSlots(slotmove.Disturbed{Why: why})
+	}
+}
+
+// settleMoves steps what has been posted. While writes are paused for a
+// failover the end of the stream must not move, so that all waits. The engine's
+// lock is held, no command is half executed.
+func (s *Server) settleMoves() {
+	m := s.moves
+	if m == nil || len(m.queue) == 0 || s.e.State.FailoverPause || s.shutdown.over {
+		return
+	}
+	for len(m.queue) > 0 {
+		in := m.queue[0]
+		m.queue[0] = nil
+		m.queue = m.queue[1:]
+		s.stepSlots(in)
+	}
+	m.queue = nil
+}
+
+// stepSlots hands one input to the core and carries out what it decides.
+func (s *Server) stepSlots(in slotmove.Input) {
+	for _, e := range s.moves.core.Step(time.Now(), in) {
+		s.carryOutSlots(e)
+	}
+}
+
+// tellSlots is postSlots from a goroutine of its own, which holds no lock: the
+// input is stepped at once, and what it wrote is flushed.
+func (s *Server) tellSlots(in slotmove.Input) {
+	s.e.Lock()
+	if !s.shutdown.over {
+		s.e.BeginBatch(time.Now().UnixMicro())
+		s.moves.queue = append(s.moves.queue, in)
+		s.settleMoves()
+		s.settleCluster()
+		poke(s.moves.kick) // its deadline may be another one
+	}
+	s.e.Unlock()
+	s.flushStream()
+}
+
+// slotLoop drives the moves beside the clients, until the server ends.
+func (s *Server) slotLoop() {
+	m := s.moves
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.done:
+			return
+		case <-m.kick:
+		case <-timer.C:
+		}
+		timer.Reset(s.slotTurn())
+		s.flushStream()
+	}
+}
+
+const (
+	dropKeys  = 256 // deleted in one go
+	dropPause = time.Millisecond
+	slotPeek  = 500 * time.Millisecond // between two looks at a running import
+)
+
+// slotTurn is one turn of slotLoop; it returns when the next is due.
+func (s *Server) slotTurn() time.Duration {
+	s.e.Lock()
+	defer s.e.Unlock()
+	m := s.moves
+	if s.shutdown.over {
+		return time.Hour
+	}
+	s.e.BeginBatch(time.Now().UnixMicro())
+	s.settleMoves()
+	if s.e.State.FailoverPause {
+		return slotPeek
+	}
+	if !m.core.Idle() {
+		s.hearFeeds()
+		s.settleMoves()
+		if d := m.core.Deadline(); !d.IsZero() && !time.Now().Before(d) {
+			s.stepSlots(slotmove.Timer{})
+			s.settleMoves()
+		}
+	}
+	next := time.Hour
+	if s.e.DropStep(dropKeys) {
+		next = dropPause
+	}
+	s.reportDropped()
+	if !m.core.Idle() {
+		next = min(next, slotPeek)
+		if d := m.core.Deadline(); !d.IsZero() {
+			next = min(next, max(0, time.Until(d)))
+		}
+	}
+	s.settleCluster()
+	return next
+}
+
+// hearFeeds tells the core what has come for imports.
+func (s *Server) hearFeeds() {
+	for job, t := range s.moves.takes {
+		if t.stream == nil || t.stream.LastMs == t.seenMs {
+			continue
+		}
+		t.seenMs = t.stream.LastMs
+		s.moves.queue = append(s.moves.queue, slotmove.Heard{Job: job})
+	}
+}
+
+// reportDropped tells the core which slots have no key any more.
+func (s *Server) reportDropped() {
+	m := s.moves
+	if len(m.drops) == 0 {
+		return
+	}
+	left := s.e.Dropping()
+	rest := m.drops[:0]
+	for _, d := range m.drops {
+		if left != nil && left.Overlaps(d.Slots) {
+			rest = append(rest, d)
+			continue
+		}
+		m.queue = append(m.queue, slotmove.Dropped{Job: d.Job})
+	}
+	clear(m.drops[len(rest):])
+	m.drops = rest
+	s.settleMoves()
+}
+
+// carryOutSlots does one thing that the core decided.
+func (s *Server) carryOutSlots(e slotmove.Effect) {
+	m := s.moves
+	switch e := e.(type) {
+	case slotmove.Write:
+		s.writeMark(e.Mark)
+	case slotmove.Accepted:
+		m.asked, m.answer = true, nil
+	case slotmove.Refused:
+		m.asked, m.answer = true, &e
+	case slotmove.Dial:
+		s.askForFeed(e)
+	case slotmove.Snapshot:
+		s.beginFeed(e)
+	case slotmove.CloseFeed:
+		s.closeFeed(e.Job)
+	case slotmove.Drain:
+		if f := m.gives[e.Job]; f != nil {
+			f.drain()
+		}
+	case slotmove.Sync:
+		s.syncMark(e.Job)
+	case slotmove.SendPrepared:
+		s.sendPrepared(e.Job)
+	case slotmove.SendCommit:
+		if f := m.gives[e.Job]; f != nil {
+			f.commit(s.cluster.core.MyID(), s.configEpoch())
+		}
+	case slotmove.Claim:
+		s.claimSlots(e)
+	case slotmove.Ask:
+		s.askAbout(e.Job, e.Node, "ASK", e.Slots)
+	case slotmove.Tell:
+		s.askAbout(e.Job, e.Node, "COMMIT", e.Slots)
+	case slotmove.Stage:
+		s.e.StageSlots(e.Slots)
+	case slotmove.Unstage:
+		s.e.UnstageSlots(e.Slots)
+	case slotmove.Hold:
+		s.e.HoldSlots(e.Slots, e.Reads)
+	case slotmove.Refuse:
+		s.e.RefuseSlots(e.Slots, true)
+	case slotmove.Release:
+		s.e.RefuseSlots(e.Slots, false)
+		s.e.ReleaseSlots(e.Slots)
+	case slotmove.Drop:
+		m.drops = append(m.drops, e)
+		s.e.QueueDrop(e.Slots)
+		s.dropWhatIsBack(e.Slots)
+		poke(m.kick)
+	case slotmove.Log:
+		s.log.Notice("%s", e.Text)
+	}
+	s.watchChanges()
+}
+
+// dropWhatIsBack deletes at once what is left of slots that this node serves, or
+// takes key by key.
+func (s *Server) dropWhatIsBack(slots *slot.Set) {
+	var now slot.Set
+	v := s.e.View()
+	slots.Each(func(n int) {
+		if v.Mine(n) || v.Importing(n) != nil {
+			now.Add(n)
+		}
+	})
+	if !now.Empty() {
+		s.e.DropNow(&now)
+	}
+}
+
+// writeMark puts a mark into the stream.
+func (s *Server) writeMark(mark slotmove.Mark) {
+	args := [][]byte{[]byte("HOLDFAST.SLOTS"), []byte("MARK")}
+	for _, a := range mark.Args() {
+		args = append(args, []byte(a))
+	}
+	s.e.Propagate(0, args...)
+	s.offsetMoved()
+}
+
+// syncMark makes all that was written durable here and at the replicas, and
+// tells the core. A replica that is connected must have it, since it may be the
+// next master; one that does not answer in time is as good as gone, but then
+// the move had better be tried later.
+func (s *Server) syncMark(job string) {
+	pos, stream := s.streamEnd(), s.persist.stream
+	go func() {
+		err := stream.Flush()
+		if err == nil {
+			err = stream.Sync(pos)
+		}
+		text := ""
+		if err != nil {
+			text = "the journal cannot be written: " + errnoText(err)
+		} else if !s.awaitReplicas(pos) {
+			text = "a replica does not acknowledge"
+		}
+		if err != nil {
+			s.e.Lock()
+			s.journalFailed(err)
+			s.e.Unlock()
+		}
+		s.tellSlots(slotmove.Durable{Job: job, Err: text})
+	}()
+}
+
+// onlineBehind reports whether a replica that follows the stream lacks a
+// position of it.
+func (r *replState) onlineBehind(pos uint64) bool {
+	for _, b := range r.book {
+		if b.State == replication.Online && !b.HasAcked(pos) {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	replicaPatience = 700 * time.Millisecond
+	replicaPoll     = time.Millisecond
+)
+
+// awaitReplicas waits until all replicas that are online have a position.
+func (s *Server) awaitReplicas(pos uint64) bool {
+	end := time.Now().Add(replicaPatience)
+	for asked := false; ; time.Sleep(replicaPoll) {
+		s.e.Lock()
+		behind := s.repl.onlineBehind(pos)
+		if behind && !asked {
+			s.askForAcks()
+			asked = true
+		}
+		over := s.shutdown.over
+		s.e.Unlock()
+		if !behind {
+			return true
+		}
+		if over || time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+// claimSlots makes this node the owner.
+func (s *Server) claimSlots(e slotmove.Claim) {
+	s.cluster.taken = nil
+	s.stepCluster(cluster.TakeSlots{Slots: e.Slots, From: e.From, Epoch: e.Epoch})
+	why := ""
+	switch t := s.cluster.taken; {
+	case t == nil:
+		why = "the server ends"
+	case !t.OK:
+		why = t.Why
+	}
+	s.postSlots(slotmove.Claimed{Job: e.Job, Err: why})
+}
+
+func (s *Server) configEpoch() uint64 { return s.cluster.core.Status().ConfigEpoch }
+
+// watchChanges makes the engine tell of changes while somebody wants to know.
+func (s *Server) watchChanges() {
+	if s.moves.core.Idle() {
+		s.e.OnChange = nil
+	} else if s.e.OnChange == nil {
+		s.e.OnChange = s.changed
+	}
+}
+
+// changed is told of every command that goes into the stream: it may have to
+// go to a target as well. It is in the middle of a command.
+func (s *Server) changed(args [][]byte) {
+	n, ok := s.slotOfCommand(args)
+	if !ok {
+		switch name := args[0]; {
+		case command.EqualFold(name, "flushall"), command.EqualFold(name, "flushdb"), command.EqualFold(name, "swapdb"):
+			s.slotsDisturbed("the keyspace was emptied")
+		}
+		return
+	}
+	for _, f := range s.moves.gives {
+		f.change(n, args)
+	}
+}
+
+// slotOfCommand is the slot that a command of the stream is about.
+func (s *Server) slotOfCommand(args [][]byte) (n int, ok bool) {
+	spec := s.e.Table.Lookup(args[0])
+	if spec == nil || !spec.Is(command.Write) {
+		return 0, false
+	}
+	refs, ok := spec.AppendKeys(nil, args)
+	if !ok || len(refs) == 0 {
+		return 0, false
+	}
+	return slot.Of(args[refs[0].Pos]), true
+}
+
+// slotWorld answers what the core asks about the server.
+type slotWorld struct{ s *Server }
+
+// Owner implements slotmove.World.
+func (w slotWorld) Owner(n int) string {
+	if o := w.s.e.View().Owner(n); o != nil {
+		return o.ID
+	}
+	return ""
+}
+
+// MyID implements slotmove.World.
+func (w slotWorld) MyID() string { return w.s.cluster.core.MyID() }
+
+// Known implements slotmove.World.
+func (w slotWorld) Known(id string) bool { return w.s.e.View().Node(id) != nil }
+
+// MasterOf implements slotmove.World.
+func (w slotWorld) MasterOf(id string) string {
+	v := w.s.e.View()
+	for range 3 { // chains are short, and may not be circles for long
+		n := v.Node(id)
+		if n == nil || n.MasterID == "" {
+			break
+		}
+		id = n.MasterID
+	}
+	return id
+}
+
+// Keys implements slotmove.World.
+func (w slotWorld) Keys(n int) int { return w.s.ks.CountKeysInSlot(n) }
+
+// Open implements slotmove.World.
+func (w slotWorld) Open(n int) bool {
+	v := w.s.e.View()
+	return v.Migrating(n) != nil || v.Importing(n) != nil
+}
+
+// ClusterOK implements slotmove.World.
+func (w slotWorld) ClusterOK() bool { return w.s.e.View().OK }
+
+// Linger implements slotmove.World.
+func (w slotWorld) Linger() time.Duration {
+	return 2 * time.Duration(min(w.s.cfg.ClusterNodeTimeout, 60_000)) * time.Millisecond
+}
+
+// restoreMarks takes over what a snapshot says of moves.
+func (s *Server) restoreMarks(text string) {
+	if s.moves == nil {
+		return
+	}
+	t, err := slotmove.ParseTable(text)
+	if err != nil {
+		s.log.Warning("The snapshot's table of slot moves cannot be read, it is ignored: %s", err)
+		t = &slotmove.Table{}
+	}
+	s.moves.core.Restore(t)
+}
+
+// marks is what a snapshot has to say of moves; "" for nothing.
+func (s *Server) marks() string {
+	if s.moves == nil {
+		return ""
+	}
+	return s.moves.core.Table().String()
+}
+
+// slotJobs is the reply of STATUS.
+func (s *Server) slotJobs() []SlotJob {
+	out := []SlotJob{}
+	for _, j := range s.moves.core.Jobs() {
+		r := SlotJob{ID: j.ID, Role: "give", Peer: j.Peer, Slots: j.Slots.String(), Phase: string(j.Phase), Keys: j.Keys, Bytes: j.Bytes,
+			BeganMs: j.Began.UnixMilli(), PausedMs: j.Paused.Milliseconds(), Error: j.Error}
+		if j.Import {
+			r.Role = "import"
+		}
+		end := j.Ended
+		if end.IsZero() {
+			end = time.Now()
+		}
+		r.TookMs = end.Sub(j.Began).Milliseconds()
+		out = append(out, r)
+	}
+	return out
+}
+
+// SlotJob is a job as HOLDFAST.SLOTS STATUS shows it.
+type SlotJob struct {
+	ID       string `json:"id"`
+	Role     string `json:"role"` // import or give
+	Peer     string `json:"peer"` // node id of the other end
+	Slots    string `json:"slots"`
+	Phase    string `json:"phase"`
+	Keys     int64  `json:"keys"`
+	Bytes    int64  `json:"bytes"`
+	BeganMs  int64  `json:"began_ms"`
+	PausedMs int64  `json:"paused_ms"` // how long clients had to wait
+	TookMs   int64  `json:"took_ms"`
+	Error    string `json:"error,omitempty"`
+}
+
+// SlotReply is the whole reply.
+type SlotReply struct {
+	Jobs []SlotJob `json:"jobs"`
+}
+
+func (s *Server) slotCommands() []command.Spec {
+	if !s.cfg.ClusterEnabled {
+		return nil
+	}
+	const flags = command.Admin | command.NoMulti | command.NoAsyncLoading
+	sub := func(name string, arity int, flags command.Flag, run func(*command.Ctx)) *command.Spec {
+		return &command.Spec{Name: name, Arity: arity, Flags: flags, Run: run}
+	}
+	return []command.Spec{{Name: "holdfast.slots", Arity: -2, Sub: []*command.Spec{
+		sub("ask", 5, flags, s.cmdSlotsAsk),
+		sub("cancel", 3, flags, s.cmdSlotsCancel),
+		sub("commit", 6, flags, s.cmdSlotsCommit),
+		sub("drained", 3, flags, s.cmdSlotsDrained),
+		sub("feed", 5, flags, s.cmdSlotsFeed),
+		sub("following", 3, flags, s.cmdSlotsFollowing),
+		sub("help", 2, command.Loading|command.Stale, cmdSlotsHelp),
+		sub("import", -5, flags, s.cmdSlotsImport),
+		sub("mark", -4, command.Write|command.Loading|command.Stale, s.cmdSlotsMark),
+		sub("prepared", 3, flags, s.cmdSlotsPrepared),
+		sub("status", 2, command.Admin|command.Stale, s.cmdSlotsStatus),
+		sub("stream", 3, flags, s.cmdSlotsStream),
+	}}}
+}
+
+func cmdSlotsHelp(c *command.Ctx) {
+	c.Help(strings.Split(`CANCEL <job>
+    Give a move up, unless the slots have been given away already.
+IMPORT <node-id> <start slot> <end slot> [<start slot> <end slot> ...]
+    Take over the slots from <node-id>, with their keys and while they are
+    served, in the background; see STATUS. Returns the id of the job. Both ends
+    and their replicas must be Holdfast. An interrupted move ends by itself,
+    here or there.
+STATUS
+    Return the moves that run or have ended, as JSON.
+ASK, COMMIT, DRAINED, FEED, FOLLOWING, MARK, PREPARED, STREAM
+    What nodes say to each other.`, "\n")...)
+}
+
+// stepCommand hands an input to the core for a command, and replies.
+func (s *Server) stepCommand(c *command.Ctx, in slotmove.Input) {
+	if s.replySlots(c, in) {
+		c.OK()
+	}
+}
+
+// replySlots hands an input to the core, and replies the error when it is
+// refused.
+func (s *Server) replySlots(c *command.Ctx, in slotmove.Input) bool {
+	c.NoPropagate()
+	m := s.moves
+	if s.e.State.FailoverPause {
+		c.Err("TRYAGAIN writes are paused for a failover")
+		return false
+	}
+	s.settleMoves() // what came before
+	m.asked, m.answer = false, nil
+	s.stepSlots(in)
+	asked, answer := m.asked, m.answer
+	s.settleMoves()
+	switch {
+	case !asked || answer == nil:
+		return true
+	case answer.Retry:
+		c.Err("TRYAGAIN " + answer.Why)
+	case strings.HasPrefix(answer.Why, "UNKNOWN "):
+		c.Err(answer.Why)
+	default:
+		c.Err("ERR " + answer.Why)
+	}
+	return false
+}
+
+// slotRanges reads pairs of first and last slot.
+func slotRanges(c *command.Ctx, args [][]byte) (*slot.Set, bool) {
+	set := &slot.Set{}
+	if len(args)%2 != 0 {
+		c.Err("ERR slots are pairs of a first and a last one")
+		return nil, false
+	}
+	for i := 0; i < len(args); i += 2 {
+		first, ok1 := resp.ParseInt(args[i])
+		last, ok2 := resp.ParseInt(args[i+1])
+		if !ok1 || !ok2 || first < 0 || last >= slot.Count {
+			c.Err("ERR Invalid or out of range slot")
+			return nil, false
+		}
+		if first > last {
+			c.Errf("ERR start slot number %d is greater than end slot number %d", first, last)
+			return nil, false
+		}
+		set.AddRange(int(first), int(last))
+	}
+	return set, true
+}
+
+func (s *Server) cmdSlotsImport(c *command.Ctx) {
+	c.NoPropagate()
+	set, ok := slotRanges(c, c.Args[3:])
+	if !ok {
+		return
+	}
+	job := randomID()
+	if s.replySlots(c, slotmove.Import{Job: job, Source: string(bytes.ToLower(c.Args[2])), Slots: set}) {
+		c.BulkStr(job)
+	}
+}
+
+func (s *Server) cmdSlotsCancel(c *command.Ctx) {
+	s.stepCommand(c, slotmove.Cancel{Job: string(c.Args[2])})
+}
+
+func (s *Server) cmdSlotsStatus(c *command.Ctx) {
+	c.NoPropagate()
+	s.countStaged()
+	b, err := json.Marshal(SlotReply{s.slotJobs()})
+	if err != nil {
+		c.Err("ERR " + err.Error())
+		return
+	}
+	c.Bulk(b)
+}
+
+// countStaged tells the core how much has come of running imports.
+func (s *Server) countStaged() {
+	for _, j := range s.moves.core.Jobs() {
+		t := s.moves.takes[j.ID]
+		if t == nil || !j.Import {
+			continue
+		}
+		keys := 0
+		j.Slots.Each(func(n int) { keys += s.ks.CountKeysInSlot(n) })
+		s.stepSlots(slotmove.Heard{Job: j.ID, Keys: int64(keys), Bytes: t.received()})
+	}
+}
+
+// cmdSlotsMark is a mark in the stream of a master, or of the journal.
+func (s *Server) cmdSlotsMark(c *command.Ctx) {
+	c.NoPropagate()
+	if !c.Client.Has(command.FlagMaster | command.FlagReplay) {
+		c.Err("ERR MARK is part of the replication stream")
+		return
+	}
+	args := make([]string, len(c.Args)-2)
+	for i, a := range c.Args[2:] {
+		args[i] = string(a)
+	}
+	mark, err := slotmove.ParseMark(args)
+	if err != nil {
+		c.Err("ERR " + err.Error())
+		return
+	}
+	s.moves.core.Replay(mark)
+	c.OK()
+}
+
+// nodeAddr is where a node serves clients, as other nodes reach it.
+func (s *Server) nodeAddr(id string) (host string, port string, ok bool) {
+	n := s.e.View().Node(id)
+	if n == nil || n.IP == "" || n.Port == 0 {
+		return "", "", false
+	}
+	return n.IP, strconv.Itoa(n.Port), true
+}
+
+// manyKeys is above how many keys slots that went to another node are emptied
+// by and by; fewer are deleted at once, as in Redis.
+const manyKeys = 2000
+
+// dropSlots deletes the keys of slots that another node has claimed. Those of a
+// move of ours wait for its end. The engine's lock is held.
+func (s *Server) dropSlots(slots []int) {
+	keys := 0
+	var later slot.Set
+	for _, n := range slots {
+		if s.moves.core.Holds(n) {
+			continue
+		}
+		later.Add(n)
+		keys += s.ks.CountKeysInSlot(n)
+	}
+	if keys > manyKeys {
+		s.e.QueueDrop(&later)
+		poke(s.moves.kick)
+		return
+	}
+	later.Each(func(n int) { s.e.DropSlot(n) })
+}

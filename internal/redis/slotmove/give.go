@@ -1,0 +1,228 @@
+package slotmove
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// feed is FEED: a target wants slots of ours.
+func (c *Core) feed(in Feed) {
+	w := c.world
+	if c.jobs[in.Job] != nil {
+		c.refuse(false, "the job %s exists already", in.Job)
+		return
+	}
+	if j := c.inTheWay(false, in.Slots); j != nil {
+		c.refuse(true, "another move is in the way: %s is at the phase %s", j.ID, j.Phase)
+		return
+	}
+	if !w.Known(in.Target) || in.Target == w.MyID() {
+		c.refuse(false, "unknown node %s", in.Target)
+		return
+	}
+	why := ""
+	in.Slots.Each(func(n int) {
+		switch {
+		case why != "":
+		case w.Owner(n) != w.MyID():
+			why = fmt.Sprintf("slot %d is not ours", n)
+		case w.Open(n):
+			why = fmt.Sprintf("slot %d is open: it is being moved key by key", n)
+		}
+	})
+	if why != "" {
+		c.refuse(false, "%s", why)
+		return
+	}
+	j := &Job{ID: in.Job, Peer: in.Target, Slots: in.Slots, Phase: Snapshots, Began: c.now, fed: true}
+	c.jobs[j.ID] = j
+	c.logf("Slot move %s: giving %s to %s", j.ID, slots(j), j.Peer)
+	c.emit(Snapshot{j.ID, j.Peer, j.Slots})
+}
+
+// near begins the handover: nothing that is written from now on could reach
+// the target.
+func (c *Core) near(j *Job) {
+	if j.Import || j.Phase != Snapshots && j.Phase != Following {
+		return
+	}
+	j.Phase = HandOver
+	j.due = c.now.Add(handover)
+	c.hold(j, false)
+	c.emit(Drain{j.ID})
+}
+
+// preparedBy is the target's word that it has everything.
+func (c *Core) preparedBy(j *Job) {
+	if j.Import || j.Phase != HandOver || j.prepared {
+		return
+	}
+	j.prepared = true
+	j.Phase, j.syncing = Taking, true
+	j.due = c.now.Add(refuseAfter)
+	c.hold(j, true)
+	c.mark(j, MarkGiven)
+	c.emit(Sync{j.ID})
+}
+
+// given goes on once the mark GIVEN is durable, or is known not to be.
+func (c *Core) given(j *Job, err string) {
+	if err != "" {
+		// Nobody has been told. That the mark may be on a disk somewhere does no
+		// harm: DONE stands behind it.
+		c.takeBack(j, err)
+		return
+	}
+	if j.fed {
+		c.emit(SendCommit{j.ID})
+	}
+	c.ownersOfGiven(j)
+}
+
+// takeBack ends a job whose slots stay here. The target must not have been told
+// that it has them.
+func (c *Core) takeBack(j *Job, why string) {
+	c.closeFeed(j)
+	j.syncing = false
+	if c.table.Get(j.ID) != nil {
+		c.mark(j, MarkDone)
+	}
+	c.logf("Slot move %s: given up, the slots stay here: %s", j.ID, why)
+	c.release(j)
+	c.end(j, Failed, why)
+}
+
+// ownersOfGiven ends the wait for the target's claim. Before GIVEN, it notices
+// that slots have gone otherwise.
+func (c *Core) ownersOfGiven(j *Job) {
+	ours := 0
+	j.Slots.Each(func(n int) {
+		if c.world.Owner(n) == c.world.MyID() {
+			ours++
+		}
+	})
+	switch {
+	case j.Phase == DroppingIt:
+		if j.linger && ours == j.Slots.Len() {
+			c.emit(Unstage{j.Slots})
+			c.takeBack(j, "the slots have come back")
+		}
+	case j.Phase != Taking && ours < j.Slots.Len():
+		c.takeBack(j, "slots have another owner now")
+	case j.Phase != Taking || ours > 0 || j.syncing:
+	default:
+		c.closeFeed(j)
+		c.emit(Stage{j.Slots})
+		c.release(j)
+		c.logf("Slot move %s: %s are of %s now", j.ID, slots(j), c.owner(j.Slots))
+		j.Phase, j.linger = DroppingIt, true
+		j.due = c.now.Add(c.world.Linger())
+	}
+}
+
+// endLinger deletes the keys of slots that another has claimed.
+func (c *Core) endLinger(j *Job) {
+	j.linger = false
+	c.mark(j, MarkDrop)
+	c.dropKeys(j)
+}
+
+func (c *Core) overdueGive(j *Job) {
+	switch j.Phase {
+	case HandOver:
+		c.takeBack(j, "the target was not ready in time")
+	case Taking:
+		c.insist(j)
+	case DroppingIt:
+		c.endLinger(j)
+	default:
+		j.due = c.now.Add(silence)
+	}
+}
+
+// insist tells the target's shard that the slots are its own, until it claims
+// them. A node that is not in the cluster any more never will.
+func (c *Core) insist(j *Job) {
+	j.due = c.now.Add(askEvery)
+	if j.syncing {
+		return
+	}
+	if !j.refusing && c.now.Sub(j.held) >= refuseAfter {
+		j.refusing = true
+		c.emit(Refuse{j.Slots})
+		c.logf("Slot move %s: the target has not claimed the slots yet; they are not served until it does", j.ID)
+	}
+	if !c.world.Known(j.Peer) {
+		c.takeBack(j, "the target left the cluster")
+		return
+	}
+	if !j.asking {
+		j.asking = true
+		c.emit(Tell{j.ID, c.world.MasterOf(j.Peer), j.Slots})
+	}
+}
+
+// told is what the target's shard said.
+func (c *Core) told(j *Job, in Answer) {
+	if j.Phase != Taking || in.Err != "" || in.Yes || j.syncing {
+		return
+	}
+	// A master that has its data does not know the job. If it has claimed the
+	// slots in a former life, and has forgotten it since, others would know.
+	if c.world.MasterOf(j.Peer) == in.Node {
+		c.takeBack(j, "the target does not have the data any more")
+	}
+}
+
+// asked answers a target that has heard no COMMIT.
+func (c *Core) asked(in Asked) {
+	j := c.jobs[in.Job]
+	if j == nil || j.Import {
+		// Over, or never begun. Who owns the slots tells which.
+		switch c.shardOf(in.Slots) {
+		case c.world.MyID():
+			c.refuse(false, "UNKNOWN the job was not given")
+		case c.world.MasterOf(in.By):
+			c.emit(Accepted{})
+		default:
+			c.refuse(true, "another node owns the slots")
+		}
+		return
+	}
+	switch j.Phase {
+	case Taking, DroppingIt:
+		if j.syncing {
+			c.refuse(true, "the job is about to be given")
+			return
+		}
+		c.emit(Accepted{})
+	default:
+		// It asks instead of waiting for us: its feed is gone, and so is the job.
+		c.takeBack(j, "the target has lost its feed")
+		c.refuse(false, "UNKNOWN the job was not given")
+	}
+}
+
+func sortJobs(jobs []*Job) {
+	slices.SortFunc(jobs, func(a, b *Job) int { return strings.Compare(a.ID, b.ID) })
+}
+
+// slots names the slots of a job in a log line.
+func slots(j *Job) string {
+	if n := j.Slots.Len(); n != 1 {
+		return fmt.Sprintf("%d slots", n)
+	}
+	return "1 slot"
+}
+
+// Holds reports whether the keys of a slot are a job's business, which deletes
+// them itself when it is time.
+func (c *Core) Holds(n int) bool {
+	for _, j := range c.jobs {
+		if j.Slots.Has(n) && (j.Phase == Taking || j.Phase == DroppingIt) {
+			return true
+		}
+	}
+	return false
+}
