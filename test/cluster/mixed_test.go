@@ -140,12 +140,15 @@ type writer struct {
 	wg    sync.WaitGroup
 	mu    sync.Mutex
 	known map[string]string
+	acked int
 }
 
 // write begins to write; each value is acknowledged by a replica before it counts.
-func write(nodes []*node) *writer {
+func write(nodes []*node) *writer { return writeTo(addrs(nodes)) }
+
+func writeTo(addrs []string) *writer {
 	w := &writer{
-		rdb:  redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs(nodes), MaxRedirects: 16, DialTimeout: time.Second, ReadTimeout: 2 * time.Second}),
+		rdb:  redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs, MaxRedirects: 16, DialTimeout: time.Second, ReadTimeout: 2 * time.Second}),
 		stop: make(chan struct{}), known: map[string]string{},
 	}
 	for worker := range 4 {
@@ -186,6 +189,7 @@ func (w *writer) one(key, value string) {
 	if n, err := conn.Wait(ctx, 1, time.Second).Result(); err == nil && n >= 1 {
 		w.mu.Lock()
 		w.known[key] = value
+		w.acked++
 		w.mu.Unlock()
 	}
 }
@@ -214,6 +218,13 @@ func (w *writer) wrote() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.known)
+}
+
+// count is how many writes a replica had, of whichever keys.
+func (w *writer) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.acked
 }
 
 // silent is a log that keeps quiet about the connections that a test cuts.
