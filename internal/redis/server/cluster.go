@@ -484,8 +484,9 @@ func (s *Server) carryOutData(e cluster.Effect) {
 	case cluster.DropShardChannels:
 		s.e.DropShardChannels(e.Slots)
 	case cluster.PauseWrites:
+		// Stepped behind the pause: the offset that the replica must reach is told
+		// already, so that nothing may be written now.
 		s.slotsDisturbed("writes are paused for a failover")
-		s.settleMoves()
 		c.pausedUntil = e.Until
 		s.e.State.FailoverPause = true
 		s.pause(e.Until.UnixMilli(), true)

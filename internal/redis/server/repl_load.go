@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,9 @@ func (r lockedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxSmallLoad bounds, in bytes, what may be loaded while nobody is served.
+const maxSmallLoad = 4 << 20
+
 // transfer is one full synchronisation.
 type transfer struct {
 	l       *masterLink
@@ -51,9 +55,10 @@ type transfer struct {
 	buf    []byte
 	unsync int64
 
-	parse bool // load while it comes
-	swap  bool // into a keyspace of its own
-	async bool // the old data is served meanwhile
+	parse bool   // load while it comes
+	swap  bool   // into a keyspace of its own
+	async bool   // the old data is served meanwhile
+	small []byte // the whole snapshot, if clients shall rather wait than be told of the load; or nil
 	facts rdbFacts
 }
 
@@ -224,11 +229,28 @@ func (t *transfer) receive() error {
 		return errSuperseded
 	}
 	empty := t.l.s.keys() == 0
+	unseen := t.l.s.cfg.LoadingProcessEventsBytes
+	if t.l.s.cfg.KeyLoadDelay != 0 {
+		unseen = 0
+	}
 	t.l.s.e.Unlock()
-	if empty {
-		return nil
+	if err := t.readSmall(unseen); err != nil || empty {
+		return err
 	}
 	return t.verify()
+}
+
+// readSmall reads a snapshot that Redis would load without a look at its clients
+// in between, those below so many bytes: nobody is answered LOADING for it.
+func (t *transfer) readSmall(unseen int64) error {
+	info, err := t.fs.Stat(t.temp)
+	if err == nil && info.Size() < min(unseen, maxSmallLoad) {
+		t.small, err = t.readFile()
+	}
+	if err != nil {
+		return linkErrorf("Opening the received DB: %s", errnoText(err))
+	}
+	return nil
 }
 
 // seal makes the file durable under its temporary name.
@@ -239,6 +261,15 @@ func (t *transfer) seal() error {
 		return linkErrorf("Failed trying to sync the temp DB to disk in MASTER <-> REPLICA synchronization: %s", errnoText(err))
 	}
 	return nil
+}
+
+func (t *transfer) readFile() ([]byte, error) {
+	f, err := t.fs.Open(t.temp, vfs.SequentialReadsOption)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSmallLoad))
+	return b, errors.Join(err, f.Close())
 }
 
 // verify decodes the file without loading it.
@@ -316,11 +347,13 @@ func (t *transfer) emptyOld() {
 func (t *transfer) loadInto(ks *keyspace.Keyspace) error {
 	s := t.l.s
 	src, done := t.in, func() error { return nil }
-	if t.parse {
+	switch {
+	case t.small != nil:
+	case t.parse:
 		if t.file != nil {
 			src = io.TeeReader(t.in, writerFunc(func(p []byte) (int, error) { return len(p), t.keep(p) }))
 		}
-	} else {
+	default:
 		f, err := t.fs.Open(t.temp, vfs.SequentialReadsOption)
 		if err != nil {
 			return linkErrorf("Opening the received DB: %s", errnoText(err))
@@ -329,7 +362,11 @@ func (t *transfer) loadInto(ks *keyspace.Keyspace) error {
 	}
 	t.facts = rdbFacts{streamDB: -1}
 	ld := &keyspace.Loader{KS: ks, DB: ks.DB(0), OnAux: t.facts.aux, OnOpaque: opaqueKey, OnFunc: functionCode}
-	_, err := rdb.Load(lockedReader{s, src}, s.paced(ld), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
+	in := io.Reader(lockedReader{s, src})
+	if t.small != nil {
+		in = bytes.NewReader(t.small) // the lock stays ours
+	}
+	_, err := rdb.Load(in, s.paced(ld), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
 	if err == nil && t.parse {
 		err = t.drain(src)
 	}
@@ -369,9 +406,14 @@ func (t *transfer) adopt() error {
 	jr, st := s.persist.journal, s.persist.stream
 	// Nobody appends while a replica loads, so the disk need not be waited for
 	// under the lock.
-	s.e.Unlock()
-	err := t.newStream(hist, jr, st)
-	s.e.Lock()
+	var err error
+	if jr == nil && t.small != nil {
+		err = t.newStream(hist, jr, st)
+	} else {
+		s.e.Unlock()
+		err = t.newStream(hist, jr, st)
+		s.e.Lock()
+	}
 	switch {
 	case err != nil:
 		if jr != nil {

@@ -34,6 +34,9 @@ func (s *Server) slotPeer(id string) slotPeer {
 		return slotPeer{err: fmt.Errorf("the address of node %s is not known", id)}
 	}
 	p := slotPeer{addr: net.JoinHostPort(host, port), bind: s.cfg.BindSourceAddr, user: s.cfg.MasterUser, pass: s.cfg.MasterAuth}
+	if p.pass == "" {
+		p.user, p.pass = "", s.cfg.RequirePass // nodes of a cluster commonly have the same
+	}
 	if s.cfg.TLSCluster {
 		p.tls, p.err = process.ClientTLS(s.cfg)
 	}

@@ -59,9 +59,15 @@ func (s *Server) startSlotMoves() {
 
 // slotRole tells the core what the server is now.
 func (s *Server) slotRole() {
-	if s.moves != nil {
-		s.postSlots(slotmove.Role{Master: !s.repl.isReplica.Load()})
+	if s.moves == nil {
+		return
 	}
+	master := !s.repl.isReplica.Load()
+	if !master {
+		// What was still to be decided is the new master's to decide.
+		s.moves.queue = nil
+	}
+	s.postSlots(slotmove.Role{Master: master})
 }
 
 // postSlots keeps an input until nothing is half done. The engine's lock is
@@ -344,7 +350,7 @@ func (s *Server) awaitReplicas(pos uint64) bool {
 	for asked := false; ; time.Sleep(replicaPoll) {
 		s.e.Lock()
 		behind := s.repl.onlineBehind(pos)
-		if behind && !asked {
+		if behind && !asked && !s.e.State.FailoverPause {
 			s.askForAcks()
 			asked = true
 		}
