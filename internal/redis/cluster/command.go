@@ -308,9 +308,9 @@ func (c *Core) setSlotNode(s int, id string) Value {
 		// The others believe it only with a config epoch that is newer.
 		if c.bumpEpoch() {
 			c.logf(Warning, "configEpoch updated after importing slot %d", s)
+			c.todo |= todoSync // nobody may have this epoch again
 		}
 		delete(c.importing, s)
-		c.todo |= todoSync // the other side gives the slot up for good
 		c.pongAll()
 	}
 	return replyOK

@@ -12,7 +12,7 @@ import (
 // owner had when it let go, durable before anybody hears of it. The former
 // owner may still get a greater one that we have not heard of (a collision, an
 // election of its heir), claim in it what it has given away, and others would
-// believe it. So until it is heard not to claim a slot any more, its claims are
+// believe it. So until it is heard not to claim a slot any more, its claim is
 // answered with another epoch instead of being believed.
 
 // onTakeSlots claims slots that were let go for this node.
@@ -98,8 +98,14 @@ func (c *Core) holdsTaken(s int, n *node) bool {
 }
 
 // claimAgain answers a claim of slots that were given to us, in an epoch that
-// is greater than ours: with a greater one.
+// is greater than ours: with a greater one, once. Who claims them after that
+// was given them by somebody whom we have not heard of.
 func (c *Core) claimAgain(n *node, epoch uint64) {
+	for s, from := range c.taken {
+		if from == n || isHeir(n, from) {
+			delete(c.taken, s)
+		}
+	}
 	c.currentEpoch = max(c.currentEpoch, epoch)
 	c.newEpoch()
 	c.logf(Notice, "Node %s claims slots that were given to this node: configEpoch is %d now", n.id, c.myself.configEpoch)

@@ -403,7 +403,20 @@ func (s *Server) cmdSlotsFollowing(c *command.Ctx) {
 }
 
 func (s *Server) cmdSlotsDrained(c *command.Ctx) {
+	s.countStaged()
 	s.feedCommand(c, slotmove.Drained{Job: string(c.Args[2])})
+}
+
+func (s *Server) cmdSlotsSynced(c *command.Ctx) {
+	c.NoPropagate()
+	job := string(c.Args[2])
+	f := s.moves.gives[job]
+	if f == nil {
+		c.Err("UNKNOWN no such job")
+		return
+	}
+	s.stepCommand(c, slotmove.Synced{Job: job})
+	poke(f.wake)
 }
 
 func (s *Server) cmdSlotsPrepared(c *command.Ctx) {

@@ -241,6 +241,8 @@ func (s *Server) carryOutSlots(e slotmove.Effect) {
 		if f := m.gives[e.Job]; f != nil {
 			f.drain()
 		}
+	case slotmove.Presync:
+		s.presync(e.Job)
 	case slotmove.Sync:
 		s.syncMark(e.Job)
 	case slotmove.SendPrepared:
@@ -309,15 +311,18 @@ func (s *Server) writeMark(mark slotmove.Mark) {
 func (s *Server) syncMark(job string) {
 	pos, stream := s.streamEnd(), s.persist.stream
 	go func() {
+		text := ""
 		err := stream.Flush()
 		if err == nil {
+			there := make(chan bool, 1)
+			go func() { there <- s.awaitReplicas(pos) }()
 			err = stream.Sync(pos)
+			if !<-there {
+				text = "a replica does not acknowledge"
+			}
 		}
-		text := ""
 		if err != nil {
 			text = "the journal cannot be written: " + errnoText(err)
-		} else if !s.awaitReplicas(pos) {
-			text = "a replica does not acknowledge"
 		}
 		if err != nil {
 			s.e.Lock()
@@ -325,6 +330,27 @@ func (s *Server) syncMark(job string) {
 			s.e.Unlock()
 		}
 		s.tellSlots(slotmove.Durable{Job: job, Err: text})
+	}()
+}
+
+// presync brings the disk close to the end of the stream.
+func (s *Server) presync(job string) {
+	pos, stream := s.streamEnd(), s.persist.stream
+	ctl := (*slotCall)(nil)
+	if t := s.moves.takes[job]; t != nil {
+		ctl = t.ctl
+	}
+	go func() {
+		err := stream.Flush()
+		if err == nil {
+			err = stream.Sync(pos)
+		}
+		if err == nil && ctl != nil {
+			_, err = ctl.do("HOLDFAST.SLOTS", "SYNCED", job)
+		}
+		if err != nil {
+			s.tellSlots(slotmove.Broken{Job: job, Why: callError(err)})
+		}
 	}()
 }
 
@@ -547,6 +573,7 @@ func (s *Server) slotCommands() []command.Spec {
 		sub("prepared", 3, flags, s.cmdSlotsPrepared),
 		sub("status", 2, command.Admin|command.Stale, s.cmdSlotsStatus),
 		sub("stream", 3, flags, s.cmdSlotsStream),
+		sub("synced", 3, flags, s.cmdSlotsSynced),
 	}}}
 }
 
@@ -560,7 +587,7 @@ IMPORT <node-id> <start slot> <end slot> [<start slot> <end slot> ...]
     here or there.
 STATUS
     Return the moves that run or have ended, as JSON.
-ASK, COMMIT, DRAINED, FEED, FOLLOWING, MARK, PREPARED, STREAM
+ASK, COMMIT, DRAINED, FEED, FOLLOWING, MARK, PREPARED, STREAM, SYNCED
     What nodes say to each other.`, "\n")...)
 }
 

@@ -93,6 +93,8 @@ type (
 	Broken struct{ Job, Why string }
 	// SnapshotSent says, at the source, that the snapshot is over.
 	SnapshotSent struct{ Job string }
+	// Synced says, at the source, that the target has the snapshot on its disk.
+	Synced struct{ Job string }
 	// Near says, at the source, that the target is close behind.
 	Near struct{ Job string }
 	// Drained says, at the target, that everything has come and is applied.
@@ -150,6 +152,7 @@ func (Busy) input()         {}
 func (Heard) input()        {}
 func (Broken) input()       {}
 func (SnapshotSent) input() {}
+func (Synced) input()       {}
 func (Near) input()         {}
 func (Drained) input()      {}
 func (Durable) input()      {}
@@ -189,6 +192,9 @@ type (
 	}
 	// CloseFeed ends the feed of a job, at either side; no Broken follows.
 	CloseFeed struct{ Job string }
+	// Presync makes what has been written so far durable, so that little is left to
+	// be when clients wait for it. A target then tells the source (Synced).
+	Presync struct{ Job string }
 	// Drain sends what is left of the changes, then DRAINED.
 	Drain struct{ Job string }
 	// Sync makes everything so far durable here, and waits until the replicas
@@ -246,6 +252,7 @@ func (Refused) effect()      {}
 func (Dial) effect()         {}
 func (Snapshot) effect()     {}
 func (CloseFeed) effect()    {}
+func (Presync) effect()      {}
 func (Drain) effect()        {}
 func (Sync) effect()         {}
 func (SendPrepared) effect() {}
@@ -295,6 +302,7 @@ type Job struct {
 	held     time.Time // since when clients wait; zero: they do not
 	linger   bool      // of DroppingIt: the keys are still there, in case that
 	syncing  bool      // a Sync is on its way
+	synced   bool      // the source's: the target's disk is not behind
 	prepared bool      // the source's: PREPARED has come; the target's: it was sent
 	asking   bool      // an Ask or Tell is on its way
 	refusing bool      // Refuse was told
@@ -305,6 +313,10 @@ type Job struct {
 
 // Core decides for one server.
 type Core struct {
+	// Faults are deliberate mistakes, for tests. They may be set before the first
+	// Step.
+	Faults Mutants
+
 	world  World
 	table  Table
 	master bool
@@ -425,6 +437,11 @@ func (c *Core) about(in Input) {
 	case SnapshotSent:
 		if j := c.jobs[in.Job]; j != nil && !j.Import && j.Phase == Snapshots {
 			j.Phase = Following
+			c.emit(Presync{j.ID})
+		}
+	case Synced:
+		if j := c.jobs[in.Job]; j != nil && !j.Import {
+			j.synced = true
 		}
 	case Near:
 		if j := c.jobs[in.Job]; j != nil {
@@ -660,9 +677,12 @@ func (c *Core) busy(j *Job, why string) {
 }
 
 func (c *Core) heard(j *Job, in Heard) {
-	j.Keys, j.Bytes = in.Keys, in.Bytes
+	if in.Bytes > 0 { // else it says only that something came
+		j.Keys, j.Bytes = in.Keys, in.Bytes
+	}
 	if in.Following && j.Phase == Snapshots {
 		j.Phase = Following
+		c.emit(Presync{j.ID})
 	}
 	if !j.prepared {
 		j.due = c.now.Add(silence)

@@ -44,7 +44,7 @@ func (c *Core) feed(in Feed) {
 // near begins the handover: nothing that is written from now on could reach
 // the target.
 func (c *Core) near(j *Job) {
-	if j.Import || j.Phase != Snapshots && j.Phase != Following {
+	if j.Import || j.Phase != Following || !j.synced {
 		return
 	}
 	j.Phase = HandOver
