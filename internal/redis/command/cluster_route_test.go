@@ -289,6 +289,15 @@ func TestDroppedSlotIsDeletedOnReplicasToo(t *testing.T) {
 	}
 }
 
+// As 7.0.15 answers.
+func TestTransactionsCannotSubscribeToShardChannels(t *testing.T) {
+	te, _ := clusterEngine(t)
+	te.do("MULTI")
+	te.do("SSUBSCRIBE", keyA)
+	te.do("SUNSUBSCRIBE", keyA)
+	te.want("*2\n-ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client\n*3\n$12\nsunsubscribe\n$3\nbar\n:0", "EXEC")
+}
+
 func TestShardChannelsGoWithTheirSlot(t *testing.T) {
 	te, _ := clusterEngine(t)
 	te.do("SSUBSCRIBE", keyA, keyA2)

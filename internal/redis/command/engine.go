@@ -65,9 +65,6 @@ type Engine struct {
 
 	// OnFlushAll, if set, is called when FLUSHALL has emptied the keyspace.
 	OnFlushAll func()
-	// OnFlushStaged, if set, is called when FLUSHALL or FLUSHDB has deleted the keys
-	// of slots that arrive (StageSlots) with all others.
-	OnFlushStaged func()
 	// OnPanic, if set, is called when a directive wants the server to end rather
 	// than to go on with data that differ from the master's or the journal's.
 	OnPanic func(why string)

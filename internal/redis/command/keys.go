@@ -287,7 +287,6 @@ func cmdFlushall(c *Ctx) {
 	if c.E.OnFlushAll != nil && !c.Client.Has(FlagReplay) {
 		c.E.OnFlushAll()
 	}
-	c.E.flushedStaged(c.E.KS.DB(0))
 	c.ForcePropagate() // a replica may hold what this one does not
 	c.OK()
 }
@@ -300,7 +299,6 @@ func cmdFlushdb(c *Ctx) {
 	c.E.TouchedAll(c.DB, nil)
 	c.E.Dirty += int64(c.DB.Len())
 	c.E.KS.Flush(c.DB.Index(), async)
-	c.E.flushedStaged(c.DB)
 	c.ForcePropagate()
 	c.OK()
 }

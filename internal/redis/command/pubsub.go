@@ -147,8 +147,16 @@ func cmdSubscribe(c *Ctx)    { c.subscribe(c.E.kindChannel(c.Client)) }
 func cmdUnsubscribe(c *Ctx)  { c.unsubscribe(c.E.kindChannel(c.Client)) }
 func cmdPsubscribe(c *Ctx)   { c.subscribe(c.E.kindPattern(c.Client)) }
 func cmdPunsubscribe(c *Ctx) { c.unsubscribe(c.E.kindPattern(c.Client)) }
-func cmdSsubscribe(c *Ctx)   { c.subscribe(c.E.kindShard(c.Client)) }
 func cmdSunsubscribe(c *Ctx) { c.unsubscribe(c.E.kindShard(c.Client)) }
+
+func cmdSsubscribe(c *Ctx) {
+	// Unlike SUBSCRIBE not even in a transaction, as in Redis.
+	if c.Client.Has(FlagDenyBlocking) {
+		c.Err("ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client")
+		return
+	}
+	c.subscribe(c.E.kindShard(c.Client))
+}
 
 func cmdPublish(c *Ctx) {
 	c.published(c.E.publish(c.Args[1], c.Args[2]), false)

@@ -99,16 +99,19 @@ func (e *Engine) holdChanged() {
 // awaitSlots makes a client wait whose request is for a held slot. It executes
 // its command again when that is over.
 func (e *Engine) awaitSlots(c *Ctx) bool {
-	if c.Client.Has(FlagMaster|FlagReplay|FlagImport) || !e.isHeld(c) {
+	if c.Client.Has(FlagMaster | FlagReplay | FlagImport) {
 		return false
 	}
 	h := e.hold
-	if !h.refused.Empty() {
+	held, all := e.isHeld(c)
+	switch {
+	case !held:
+		return false
+	case all && !h.refused.Empty():
 		// What is for a slot was refused before: this is for all of them.
 		e.reject(c, errUnbound)
 		return true
-	}
-	if c.Client.Has(FlagDenyBlocking) {
+	case c.Client.Has(FlagDenyBlocking):
 		e.reject(c, errTryAgain)
 		return true
 	}
@@ -128,46 +131,46 @@ func (e *Engine) awaitSlots(c *Ctx) bool {
 	return true
 }
 
-// isHeld reports whether a request is one that waits.
-func (e *Engine) isHeld(c *Ctx) bool {
+// isHeld reports whether a request is one that waits; all, because it is for
+// every key there is.
+func (e *Engine) isHeld(c *Ctx) (held, all bool) {
 	if c.Spec.Full != "exec" || !c.Client.Has(FlagMulti) {
 		return e.holdsRequest(c.Spec, c.Args)
 	}
 	for _, q := range c.Client.multi {
-		if e.holdsRequest(q.spec, q.args) {
-			return true
-		}
+		h, a := e.holdsRequest(q.spec, q.args)
+		held, all = held || h, all || a
 	}
-	return false
+	return held, all
 }
 
-func (e *Engine) holdsRequest(s *Spec, args [][]byte) bool {
+func (e *Engine) holdsRequest(s *Spec, args [][]byte) (held, all bool) {
 	h := e.hold
 	set := &h.reads
 	if s.Is(Write) {
 		set = &h.writes
 		switch s.Full {
 		case "flushall", "flushdb", "swapdb":
-			return true
+			return true, true
 		}
 	}
 	if !s.routed || set.Empty() {
-		return false
+		return false, false
 	}
 	if p := s.oneKey; p > 0 {
-		return p < len(args) && set.Has(slot.Of(args[p]))
+		return p < len(args) && set.Has(slot.Of(args[p])), false
 	}
 	refs, ok := s.AppendKeys(e.refs[:0], args)
 	e.refs = refs[:0]
 	if !ok {
-		return false
+		return false, false
 	}
 	for _, r := range refs {
 		if set.Has(slot.Of(args[r.Pos])) {
-			return true
+			return true, false
 		}
 	}
-	return false
+	return false, false
 }
 
 // holdsKeys reports whether one of these keys of database 0 is held.
@@ -213,13 +216,6 @@ func (e *Engine) UnstageSlots(s *slot.Set) {
 		e.staged = nil
 	}
 	e.findHidden()
-}
-
-// flushedStaged tells that db was emptied, if keys that arrive were in it.
-func (e *Engine) flushedStaged(db *keyspace.DB) {
-	if e.staged != nil && db.Index() == 0 && e.OnFlushStaged != nil {
-		e.OnFlushStaged()
-	}
 }
 
 // Staged returns the slots that StageSlots hides now; the caller's to keep.
@@ -273,3 +269,7 @@ func (e *Engine) keeps(db *keyspace.DB, key []byte) bool {
 	n := slot.Of(key)
 	return e.hidden != nil && e.hidden.Has(n) || e.hold != nil && e.hold.writes.Has(n)
 }
+
+// HidesSlot reports whether the keys of a slot are hidden: it arrives, or it is
+// being dropped. The lock is held.
+func (e *Engine) HidesSlot(n int) bool { return e.hidden != nil && e.hidden.Has(n) }

@@ -81,7 +81,7 @@ func TestHeldSlotsMakeWritesWait(t *testing.T) {
 	get := te.waits("GET", keyA)
 	te.waitsAs(reader, "WATCH", keyA)
 	te.want("$10\nother slot", "GET", "{bar1}")
-	te.want("+PONG", "PING")
+	te.want("+OK", "UNWATCH")
 
 	// Another slot is released: nobody of these goes on.
 	te.HoldSlots(slotsOf("{bar1}"), false)
@@ -258,7 +258,7 @@ func TestImportIsNotRoutedAndExpiresNothing(t *testing.T) {
 	if got := te.as(im, "SET", keyB, "v"); got != "+OK\r\n" {
 		t.Fatal(got)
 	}
-	payload := strings.TrimPrefix(te.as(im, "DUMP", keyB), "$11\r\n")
+	_, payload, _ := strings.Cut(te.as(im, "DUMP", keyB), "\r\n")
 	payload = strings.TrimSuffix(payload, "\r\n")
 	te.stream()
 	// A time that is over here may not be at the owner, and is his to tell.
@@ -326,15 +326,6 @@ func TestStagedKeysAreHidden(t *testing.T) {
 	te.StageSlots(slotsOf(keyA)) // nothing is left to be seen
 	te.want("$-1", "RANDOMKEY")
 	te.want(":0", "DBSIZE")
-	told := 0
-	te.OnFlushStaged = func() { told++ }
-	te.want("+OK", "FLUSHALL")
-	te.want("+OK", "FLUSHDB")
-	te.UnstageSlots(slotsOf(keyA))
-	te.want("+OK", "FLUSHALL")
-	if told != 2 {
-		t.Errorf("told %d times of flushes", told)
-	}
 }
 
 func TestStagedKeysAreNotEvicted(t *testing.T) {
@@ -416,6 +407,10 @@ func TestSlotsAreDroppedInSteps(t *testing.T) {
 	}
 
 	// What a replica has is its master's to delete.
+	te.SetView(v)
+	te.UnstageSlots(slotsOf(keyB))
+	for te.DropStep(1000) {
+	}
 	fill()
 	te.QueueDrop(slotsOf("foo"))
 	te.State.IsReplica = true

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // benchBySlot makes the benchmarks use keyspaces of cluster mode:
@@ -183,6 +185,37 @@ func BenchmarkMemoryPerKey(b *testing.B) {
 				}
 				b.ReportMetric(float64(residentBytes(b)-before)/float64(n), "RSS/key-overwritten")
 			}
+		})
+	}
+}
+
+type discardCommands struct{}
+
+func (discardCommands) Command(...[]byte) {}
+
+// BenchmarkSlotSnapshot tells what a key costs, of all slots and of a tenth.
+func BenchmarkSlotSnapshot(b *testing.B) {
+	ks, err := New(Options{BySlot: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ks.Close()
+	const keys = 300_000
+	for i := range keys {
+		ks.DB(0).SetString(fmt.Appendf(nil, "key:%08d", i), make([]byte, 64), NoExpiry)
+	}
+	for _, n := range []int{slot.Count, slot.Count / 10} {
+		b.Run(fmt.Sprint("slots=", n), func(b *testing.B) {
+			slots := new(slot.Set)
+			slots.AddRange(0, n-1)
+			total := 0
+			for b.Loop() {
+				s := ks.BeginSlotSnapshot(slots, discardCommands{})
+				for !s.Step(256) {
+				}
+				total, _ = s.Progress()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(total), "ns/key")
 		})
 	}
 }

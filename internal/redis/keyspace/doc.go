@@ -23,7 +23,8 @@
 // A build with the tag poison makes violations visible.
 //
 // Snapshots are taken without fork and without stopping: see snapshot.go. In
-// cluster mode the keys of each hash slot are known: see slots.go.
+// cluster mode the keys of each hash slot are known: see slots.go; snapshots of
+// some of them are commands: see slotsnap.go.
 //
 // Downsides: an entry that grows beyond its size class moves; memory of one
 // class serves no other until a whole slab of it is free; a Ref is only as good
