@@ -8,17 +8,24 @@
 //	b.Connect(link, "127.0.0.1", 16379)
 //	b.Send(link, packet)
 //
-// A link has a goroutine that reads and one that writes. Nothing here blocks
-// its caller: a packet that cannot be written yet waits in the link's queue,
-// which Options.Limit bounds.
+// A link has a goroutine that reads, and one that writes only while its socket
+// does not take what is queued. Nothing here blocks its caller: a packet that
+// cannot be written yet waits in the link's queue, which Options.Limit bounds.
+//
+// A node that has nothing to do still talks to all others all the time, so a
+// packet should wake no more than the one thread that handles it: its reader
+// reads and hands it over, and whoever hands over answers, if it calls Hold
+// before and Flush after.
+//
+//	bus.go            links are opened, accepted, given packets and closed
+//	link.go           what runs on a link: reading, queue, writing
+//	sock_linux.go     reading and writing without a word to the scheduler
 package bus
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -65,27 +72,32 @@ type Bus struct {
 	closed    bool
 	wg        sync.WaitGroup
 	memory    atomic.Int64 // bytes in all queues
-}
 
-// link is one connection, or one that is being made (conn is nil).
-type link struct {
-	b    *Bus
-	id   cluster.LinkID
-	stop context.CancelFunc
+	out     sync.Mutex
+	ready   []*link // links with packets that nobody has begun to write
+	holds   int     // how many have called Hold
+	flusher chan struct{}
 
-	mu     sync.Mutex
-	conn   net.Conn
-	queue  [][]byte // what waits to be written
-	size   int64    // of queue and of what is being written
-	wake   chan struct{}
-	closed bool
-	// overflow: the queue exceeded the limit.
-	overflow bool
+	stopped  chan struct{} // closed by Close
+	stopOnce sync.Once
 }
 
 // New makes a bus without links.
 func New(opts Options) *Bus {
-	return &Bus{opts: opts, links: map[cluster.LinkID]*link{}, inbound: cluster.Inbound}
+	b := &Bus{opts: opts, links: map[cluster.LinkID]*link{}, inbound: cluster.Inbound, flusher: make(chan struct{}, 1), stopped: make(chan struct{})}
+	b.wg.Add(1)
+	go func() {
+		defer b.wg.Done()
+		for {
+			select {
+			case <-b.flusher:
+				b.flush()
+			case <-b.stopped:
+				return
+			}
+		}
+	}()
+	return b
 }
 
 // SetLimit sets the bytes that may wait on one link; 0 is no limit.
@@ -126,7 +138,7 @@ func (b *Bus) accept(conn net.Conn) {
 	}
 	b.inbound++
 	ctx, stop := context.WithCancel(context.Background())
-	l := &link{b: b, id: b.inbound, stop: stop, wake: make(chan struct{}, 1)}
+	l := &link{b: b, id: b.inbound, stop: stop}
 	b.links[l.id] = l
 	b.wg.Add(1)
 	b.mu.Unlock()
@@ -157,7 +169,7 @@ func (b *Bus) Connect(id cluster.LinkID, ip string, port int) {
 		return
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	l := &link{b: b, id: id, stop: stop, wake: make(chan struct{}, 1)}
+	l := &link{b: b, id: id, stop: stop}
 	b.links[id] = l
 	b.wg.Add(1)
 	go func() {
@@ -230,25 +242,45 @@ func (b *Bus) Send(id cluster.LinkID, packet []byte) {
 	b.mu.Lock()
 	l := b.links[id]
 	b.mu.Unlock()
-	if l == nil {
+	if l == nil || !l.enqueue(packet) {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return
+	b.out.Lock()
+	b.ready = append(b.ready, l)
+	held := b.holds > 0
+	b.out.Unlock()
+	if !held {
+		select {
+		case b.flusher <- struct{}{}:
+		default: // it has been told
+		}
 	}
-	l.queue = append(l.queue, packet)
-	l.size += int64(len(packet))
-	b.memory.Add(int64(len(packet)))
-	if limit := b.limit.Load(); limit > 0 && l.size > limit {
-		l.overflow = true
-		l.shut()
-		return
-	}
-	select {
-	case l.wake <- struct{}{}:
-	default: // it has been told
+}
+
+// Hold keeps packets from being written until Flush, which must follow. It lets
+// whoever causes packets under a lock write them himself once he has released it.
+func (b *Bus) Hold() {
+	b.out.Lock()
+	b.holds++
+	b.out.Unlock()
+}
+
+// Flush ends a Hold and writes what is queued, as far as the sockets take it.
+func (b *Bus) Flush() {
+	b.out.Lock()
+	b.holds--
+	b.out.Unlock()
+	b.flush()
+}
+
+// flush begins to write on all links that have something new.
+func (b *Bus) flush() {
+	b.out.Lock()
+	list := b.ready
+	b.ready = nil
+	b.out.Unlock()
+	for _, l := range list {
+		l.flush()
 	}
 }
 
@@ -303,6 +335,7 @@ func (b *Bus) Close() {
 		l.shut()
 		l.mu.Unlock()
 	}
+	b.stopOnce.Do(func() { close(b.stopped) })
 	b.wg.Wait()
 }
 
@@ -315,128 +348,4 @@ func (b *Bus) drop(l *link) bool {
 	}
 	delete(b.links, l.id)
 	return true
-}
-
-// shut closes the socket, which ends the goroutines. l.mu is held.
-func (l *link) shut() {
-	if l.closed {
-		return
-	}
-	l.closed = true
-	l.b.memory.Add(-l.size)
-	l.queue, l.size = nil, 0
-	if l.conn != nil {
-		_ = l.conn.Close()
-	}
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run reads packets until the link ends. up is what the core is told first.
-func (l *link) run(conn net.Conn, up cluster.Input) {
-	l.mu.Lock()
-	if l.closed {
-		l.mu.Unlock()
-		_ = conn.Close()
-		return
-	}
-	l.conn = conn
-	l.mu.Unlock()
-	l.b.wg.Add(1)
-	go func() {
-		defer l.b.wg.Done()
-		l.write(conn)
-	}()
-	l.b.opts.Handle(up)
-	err := l.read(conn)
-	l.mu.Lock()
-	over := l.overflow
-	l.shut()
-	l.mu.Unlock()
-	if !l.b.drop(l) {
-		return
-	}
-	if errors.Is(err, cluster.ErrBadPacket) && l.b.opts.Bad != nil {
-		l.b.opts.Bad(err)
-	}
-	down := cluster.LinkDown{Link: l.id, Err: "connection closed by peer", BufferLimit: over}
-	if !errors.Is(err, io.EOF) {
-		down.Err = reason(err)
-	}
-	l.b.opts.Handle(down)
-}
-
-// read ends with the reason why there is no next packet.
-func (l *link) read(conn net.Conn) error {
-	in := bufio.NewReaderSize(conn, 4096)
-	for {
-		head, err := in.Peek(cluster.HeadLen)
-		if err != nil {
-			return err
-		}
-		n, err := cluster.PacketLen(head)
-		if err != nil {
-			return err
-		}
-		data, err := readPacket(in, n)
-		if err != nil {
-			return err
-		}
-		l.b.opts.Handle(cluster.Packet{Link: l.id, Data: data})
-	}
-}
-
-// readPacket reads n bytes; memory grows with what has come, not with what was
-// announced.
-func readPacket(in io.Reader, n int) ([]byte, error) {
-	data := make([]byte, min(n, readStep))
-	at := 0
-	for {
-		m, err := io.ReadFull(in, data[at:])
-		at += m
-		if err != nil {
-			return nil, err
-		}
-		if at == n {
-			return data, nil
-		}
-		data = append(data, make([]byte, min(n-at, len(data)))...)
-	}
-}
-
-// write sends what is queued until the link is closed.
-func (l *link) write(conn net.Conn) {
-	var batch net.Buffers
-	for range l.wake {
-		for {
-			l.mu.Lock()
-			if l.closed {
-				l.mu.Unlock()
-				return
-			}
-			queue := l.queue
-			l.queue = nil
-			l.mu.Unlock()
-			if len(queue) == 0 {
-				break
-			}
-			var sent int64
-			for _, p := range queue {
-				sent += int64(len(p))
-			}
-			batch = queue
-			_, err := batch.WriteTo(conn)
-			l.mu.Lock()
-			if !l.closed {
-				l.size -= sent
-				l.b.memory.Add(-sent)
-			}
-			if err != nil {
-				l.shut() // the reader tells
-			}
-			l.mu.Unlock()
-		}
-	}
 }

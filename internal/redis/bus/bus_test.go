@@ -3,9 +3,10 @@ package bus
 import (
 	"bytes"
 	"encoding/binary"
-	"io"
 	"net"
+	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,24 +128,124 @@ func TestWhoDoesNotSpeakTheProtocolIsCutOff(t *testing.T) {
 }
 
 func TestAnnouncedLengthTakesNoMemory(t *testing.T) {
-	r := &counting{r: bytes.NewReader(packet(100000, 'x'))}
-	if _, err := readPacket(r, 1<<30); err != io.ErrUnexpectedEOF && err != io.EOF {
-		t.Fatal(err)
+	head := make([]byte, 100000)
+	copy(head, "RCmb")
+	binary.BigEndian.PutUint32(head[4:], cluster.MaxPacket)
+	var in input
+	for len(head) > 0 {
+		n := min(len(head), 1000)
+		if err := in.add(head[:n], func([]byte) { t.Fatal("a packet") }); err != nil {
+			t.Fatal(err)
+		}
+		head = head[n:]
 	}
-	if r.most > 1<<20 {
-		t.Fatalf("a buffer of %d bytes for 100,000 that came", r.most)
+	if len(in.rest) != 100000 || cap(in.rest) > 300000 {
+		t.Fatalf("%d bytes are held of 100,000 that came, in a buffer of %d", len(in.rest), cap(in.rest))
 	}
 }
 
-// counting notes the longest buffer it was given.
-type counting struct {
-	r    io.Reader
-	most int
+// FuzzInput cuts what comes at arbitrary places: the packets must be the same.
+func FuzzInput(f *testing.F) {
+	two := append(packet(16, 'a'), packet(300, 'b')...)
+	f.Add(two, uint16(1))
+	f.Add(two, uint16(17))
+	f.Add(append(two, "GET / HTTP/1.1\r\n\r\n"...), uint16(5))
+	f.Add(append(two, 'R', 'C', 'm', 'b', 255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0), uint16(100))
+	f.Fuzz(func(t *testing.T, data []byte, step uint16) {
+		cut := func(step int) (all [][]byte, err error) {
+			var in input
+			for rest := data; len(rest) > 0 && err == nil; {
+				n := min(step, len(rest))
+				err = in.add(append([]byte(nil), rest[:n]...), func(p []byte) { all = append(all, p) })
+				if rest = rest[n:]; cap(in.rest) > 3*len(data)+64 {
+					t.Fatalf("a buffer of %d bytes for %d that came", cap(in.rest), len(data))
+				}
+			}
+			return all, err
+		}
+		whole, err1 := cut(max(1, len(data)))
+		parts, err2 := cut(max(1, int(step)))
+		if !slices.EqualFunc(whole, parts, bytes.Equal) || (err1 == nil) != (err2 == nil) {
+			t.Fatalf("%d packets (%v) at once, %d (%v) in steps of %d", len(whole), err1, len(parts), err2, step)
+		}
+		at := 0
+		for _, p := range whole {
+			if n, err := cluster.PacketLen(p); err != nil || n != len(p) || !bytes.HasPrefix(data[at:], p) {
+				t.Fatalf("a packet of %d bytes is not what came at %d (%d, %v)", len(p), at, n, err)
+			}
+			at += len(p)
+		}
+	})
 }
 
-func (c *counting) Read(b []byte) (int, error) {
-	c.most = max(c.most, len(b))
-	return c.r.Read(b)
+func TestHeldPacketsGoOutWithFlush(t *testing.T) {
+	a, inA := newBus(t)
+	b, inB := newBus(t)
+	a.Connect(1, "127.0.0.1", listen(t, b))
+	next[cluster.LinkUp](t, inA)
+	next[cluster.InboundUp](t, inB)
+	a.Hold()
+	for i := range 3 {
+		a.Send(1, packet(2256+i, 'x'))
+	}
+	if alloc, used := a.Buffered(1); used != 3*2256+3 || alloc < used {
+		t.Fatalf("%d bytes of %d are queued", used, alloc)
+	}
+	a.Flush()
+	for i := range 3 {
+		if p := next[cluster.Packet](t, inB); len(p.Data) != 2256+i {
+			t.Fatalf("packet %d has %d bytes", i, len(p.Data))
+		}
+	}
+	if _, bytes := a.Links(); bytes != 0 {
+		t.Fatalf("%d bytes are queued still", bytes)
+	}
+}
+
+// More than the sockets hold: the rest goes out behind them, in order.
+func TestWhatTheSocketDoesNotTakeIsNotLost(t *testing.T) {
+	a, inA := newBus(t)
+	var seen atomic.Int64
+	gate := make(chan struct{})
+	wrong := make(chan string, 1)
+	done := make(chan struct{})
+	const packets, size = 400, 64 << 10
+	b := New(Options{Handle: func(in cluster.Input) {
+		p, ok := in.(cluster.Packet)
+		if !ok {
+			return
+		}
+		<-gate
+		n := seen.Add(1)
+		if want := packet(size, byte(n)); !bytes.Equal(p.Data, want) {
+			select {
+			case wrong <- "packet " + strconv.Itoa(int(n)) + " is another one":
+			default:
+			}
+		}
+		if n == packets {
+			close(done)
+		}
+	}})
+	t.Cleanup(b.Close)
+	a.Connect(1, "127.0.0.1", listen(t, b))
+	next[cluster.LinkUp](t, inA)
+	for i := range packets {
+		a.Send(1, packet(size, byte(i+1)))
+		if i == packets/2 {
+			close(gate)
+		}
+	}
+	select {
+	case <-done:
+	case <-time.After(patience):
+		t.Fatalf("%d of %d packets came", seen.Load(), packets)
+	}
+	select {
+	case text := <-wrong:
+		t.Fatal(text)
+	default:
+	}
 }
 
 func TestLimitClosesALinkThatDoesNotRead(t *testing.T) {

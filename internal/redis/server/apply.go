@@ -55,11 +55,9 @@ func (s *Server) Monitor(cl *command.Client, db int, args [][]byte) {
 
 // readRSS is the resident memory of this process in bytes, 0 if unknown.
 func readRSS() int64 {
-	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	f := strings.Fields(string(b))
+	var b [128]byte
+	n := readProcess(b[:])
+	f := strings.Fields(string(b[:n]))
 	if len(f) < 2 {
 		return 0
 	}

@@ -1,11 +1,11 @@
 package server
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,13 +36,12 @@ type clusterState struct {
 	core   *cluster.Core
 	bus    *bus.Bus
 	conf   *nodesFile
-	inputs chan cluster.Input
-	kick   chan struct{} // the core's deadline may be nearer than the loop knows
-	filter atomic.Int64  // type of packets that are dropped on arrival
+	inbox  inbox
+	filter atomic.Int64 // type of packets that are dropped on arrival
 
 	// awaits: every move of the replication offset matters (core.AwaitsOffset).
 	awaits atomic.Bool
-	moved  chan struct{} // something of Host.Data changed
+	moved  atomic.Bool // something of Host.Data changed
 
 	// Below: under the engine's lock.
 	owed        owed
@@ -83,9 +82,8 @@ func (s *Server) openCluster() error {
 	if !s.cfg.ClusterEnabled {
 		return nil
 	}
-	c := &clusterState{
-		inputs: make(chan cluster.Input, inputQueue), kick: make(chan struct{}, 1), moved: make(chan struct{}, 1),
-	}
+	c := &clusterState{}
+	c.inbox.init()
 	c.filter.Store(noFilter)
 	conf, state, err := openNodesFile(s.fs, s.cfg.Dir, s.cfg.ClusterConfigFile, s.log)
 	if err != nil {
@@ -264,18 +262,8 @@ func (s *Server) closeCluster() {
 	if c == nil || c.bus == nil {
 		return
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	go func() { // links that are at handing over an input must get rid of it
-		for {
-			select {
-			case <-c.inputs:
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
+	c.inbox.close()
 	c.bus.Close()
-	stop()
 	c.conf.close()
 }
 
@@ -287,43 +275,112 @@ func (s *Server) hearBus(c *clusterState, in cluster.Input) {
 			return
 		}
 	}
-	c.inputs <- in
-}
-
-// clusterLoop hands the core what happens, until the server ends.
-func (s *Server) clusterLoop() {
-	c := s.cluster
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	batch := make([]cluster.Input, 0, inputBatch)
-	for {
-		batch = batch[:0]
-		select {
-		case <-s.done:
-			return
-		case in := <-c.inputs:
-			batch = append(batch, in)
-		case <-c.moved:
-			batch = append(batch, cluster.DataChanged{})
-		case <-c.kick: // the timer is set anew below
-		case <-timer.C:
-			batch = append(batch, cluster.Timer{})
-		}
-	more:
-		for len(batch) > 0 && len(batch) < inputBatch {
-			select {
-			case in := <-c.inputs:
-				batch = append(batch, in)
-			default:
-				break more
-			}
-		}
-		timer.Reset(time.Until(s.stepAll(batch)))
+	if c.inbox.put(in) {
+		s.drainInbox()
 	}
 }
 
+// inbox is what came over the bus and is not with the core yet. Whoever puts
+// something in while nobody is at it hands everything over, so that a packet is
+// read, digested and answered by one thread; what comes meanwhile goes in one
+// batch.
+type inbox struct {
+	mu    sync.Mutex
+	room  sync.Cond
+	queue []cluster.Input
+	// busy: somebody hands over, or the data is not loaded yet.
+	busy, closed bool
+}
+
+func (b *inbox) init() {
+	b.room.L = &b.mu
+	b.busy = true
+}
+
+// put waits for room, and reports whether the caller has to drain.
+func (b *inbox) put(in cluster.Input) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.queue) >= inputQueue && !b.closed {
+		b.room.Wait()
+	}
+	if b.closed {
+		return false
+	}
+	b.queue = append(b.queue, in)
+	first := !b.busy
+	b.busy = true
+	return first
+}
+
+// take moves inputs to batch, which is returned; if there are none, whoever
+// comes next has to drain.
+func (b *inbox) take(batch []cluster.Input) []cluster.Input {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := min(len(b.queue), inputBatch)
+	batch = append(batch, b.queue[:n]...)
+	clear(b.queue[:n])
+	if b.queue = b.queue[n:]; len(b.queue) == 0 {
+		b.queue = nil
+	}
+	if n == 0 {
+		b.busy = false
+	} else {
+		b.room.Broadcast()
+	}
+	return batch
+}
+
+// close drops what is there and what comes.
+func (b *inbox) close() {
+	b.mu.Lock()
+	b.closed, b.queue = true, nil
+	b.room.Broadcast()
+	b.mu.Unlock()
+}
+
+// openInbox hands over what came while the data was loaded, and lets others do
+// it from now on.
+func (s *Server) openInbox() { go s.drainInbox() }
+
+// drainInbox hands the core what has come, until there is nothing left. Only
+// one goroutine does it at a time.
+func (s *Server) drainInbox() {
+	var room [4]cluster.Input
+	batch := room[:0]
+	for {
+		if batch = s.cluster.inbox.take(batch[:0]); len(batch) == 0 {
+			return
+		}
+		s.stepAll(batch)
+	}
+}
+
+// clusterTurn lets the core look at the clock, if it wants to, and at what
+// changed here. It returns when it wants to be called next; zero without cluster
+// mode.
+func (s *Server) clusterTurn() time.Time {
+	c := s.cluster
+	if c == nil {
+		return time.Time{}
+	}
+	if c.moved.Swap(false) {
+		return s.stepAll([]cluster.Input{cluster.DataChanged{}})
+	}
+	s.e.Lock()
+	at := c.core.Deadline()
+	s.e.Unlock()
+	if time.Now().Before(at) {
+		return at
+	}
+	return s.stepAll([]cluster.Input{cluster.Timer{}})
+}
+
 // stepAll hands over a batch and returns when the core wants to be called next.
+// What it sends is written behind the lock.
 func (s *Server) stepAll(batch []cluster.Input) time.Time {
+	s.cluster.bus.Hold()
 	s.e.Lock()
 	s.e.BeginBatch(time.Now().UnixMicro())
 	for i, in := range batch {
@@ -334,9 +391,8 @@ func (s *Server) stepAll(batch []cluster.Input) time.Time {
 	s.settleCluster()
 	deadline := s.cluster.core.Deadline()
 	s.e.Unlock()
-	if len(batch) > 0 {
-		s.flushStream()
-	}
+	s.cluster.bus.Flush()
+	s.flushStream()
 	return deadline
 }
 
@@ -360,8 +416,8 @@ func (s *Server) stepUnsettled(in cluster.Input) {
 	if u := c.pausedUntil; !u.IsZero() && !time.Now().Before(u) {
 		s.endManualPause()
 	}
-	if c.core.Deadline().Before(before) {
-		poke(c.kick)
+	if at := c.core.Deadline(); at.Before(before) {
+		s.alarm.sooner(at)
 	}
 }
 
@@ -375,14 +431,16 @@ func poke(ch chan struct{}) {
 // dataMoved tells the core that replication is elsewhere than it was.
 func (s *Server) dataMoved() {
 	if s.cluster != nil {
-		poke(s.cluster.moved)
+		s.cluster.moved.Store(true)
+		s.alarm.ring()
 	}
 }
 
 // offsetMoved is dataMoved for a mere move of the offset, which rarely matters.
 func (s *Server) offsetMoved() {
 	if s.cluster != nil && s.cluster.awaits.Load() {
-		poke(s.cluster.moved)
+		s.cluster.moved.Store(true)
+		s.alarm.ring()
 	}
 }
 
@@ -574,11 +632,17 @@ func (h clusterHost) Data() cluster.Data {
 
 // CountKeysInSlot implements cluster.Host.
 func (h clusterHost) CountKeysInSlot(slot int) int {
+	if h.s.e.HidesSlot(slot) {
+		return 0 // on its way here, or kept in case it comes back
+	}
 	return h.s.ks.CountKeysInSlot(slot)
 }
 
 // KeysInSlot implements cluster.Host.
 func (h clusterHost) KeysInSlot(slot, most int) []string {
+	if h.s.e.HidesSlot(slot) {
+		return []string{}
+	}
 	keys := h.s.ks.KeysInSlot(slot, most)
 	out := make([]string, len(keys))
 	for i, k := range keys {

@@ -108,7 +108,7 @@ func (s *Server) cmdACLCat(c *command.Ctx) {
 		}
 		m, count := c.Defer(), 0
 		s.eachCommand(func(spec *command.Spec) {
-			if spec.Sub == nil && spec.Cat&(1<<i) != 0 {
+			if spec.Cat&(1<<i) != 0 {
 				c.BulkStr(spec.Full)
 				count++
 			}

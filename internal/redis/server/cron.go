@@ -50,35 +50,46 @@ func (m *sampler) rate() int64 {
 	return sum / int64(len(m.samples))
 }
 
-// cronLoop runs the timer hz times a second, and answers blocked clients when
-// their time is over, which may be earlier.
+// cronLoop runs the timer hz times a second, answers blocked clients when their
+// time is over, and lets the core of cluster mode look at its clock. All of it
+// shares one alarm, and what is due at about the same time one waking up: a node
+// that idles does little else.
 func (s *Server) cronLoop() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	next := time.Now()
-	for {
+	s.alarm.ring()
+	for s.alarm.wait() {
 		select {
 		case <-s.done:
 			return
-		case <-timer.C:
-		case <-s.cronPoke:
+		default:
 		}
-		var wake time.Duration
-		if now := time.Now(); now.Before(next) {
-			wake = s.runDeadlines(next)
-		} else {
-			next = now.Add(time.Second / time.Duration(max(1, s.cfg.HZ)))
+		at := s.clusterTurn()
+		period := time.Second / time.Duration(max(1, s.cfg.HZ))
+		slack := time.Duration(0) // that the timer's runs may be early or late
+		if s.cluster != nil {
+			slack = period / 2
+		}
+		if now := time.Now(); !now.Before(next.Add(-slack)) {
+			if next = next.Add(period); next.Before(now) {
+				next = now.Add(period)
+			}
 			s.runCron()
-			wake = s.runDeadlines(next)
 		}
+		wake := next
+		if at.After(next) && at.Sub(next) < slack {
+			wake = at
+		}
+		if at.IsZero() || wake.Before(at) {
+			at = wake
+		}
+		s.alarm.sooner(s.runDeadlines(at))
 		s.flushStream()
-		timer.Reset(wake)
 	}
 }
 
-// runDeadlines answers those whose time is over. It returns how long until the
-// next is due, at the latest the timer's own next run.
-func (s *Server) runDeadlines(next time.Time) time.Duration {
+// runDeadlines answers those whose time is over. It returns when the next is
+// due, at the latest next.
+func (s *Server) runDeadlines(next time.Time) time.Time {
 	e := s.e
 	e.Lock()
 	defer e.Unlock()
@@ -87,9 +98,7 @@ func (s *Server) runDeadlines(next time.Time) time.Duration {
 	e.CheckTimeouts()
 	s.endPause()
 	wake := max(0, next.Sub(now))
-	due := func(ms int64) {
-		wake = min(wake, time.Duration(max(0, ms-e.NowMs))*time.Millisecond+100*time.Microsecond)
-	}
+	due := func(ms int64) { wake = min(wake, s.untilMs(ms)) }
 	if d := e.NextDeadlineMs(); d != 0 {
 		due(d)
 	}
@@ -97,17 +106,21 @@ func (s *Server) runDeadlines(next time.Time) time.Duration {
 		due(p)
 	}
 	s.cron.wakeMs = e.NowMs + wake.Milliseconds()
-	return wake
+	return now.Add(wake)
+}
+
+// untilMs is how long it is until a time of the engine's clock has passed. The
+// engine's lock is held.
+func (s *Server) untilMs(ms int64) time.Duration {
+	return time.Duration(max(0, ms-s.e.NowMs))*time.Millisecond + 100*time.Microsecond
 }
 
 // pokeCron makes the timer look again when somebody's time is over before it
 // meant to. The engine's lock is held.
 func (s *Server) pokeCron() {
 	if d := s.e.NextDeadlineMs(); d != 0 && d < s.cron.wakeMs {
-		select {
-		case s.cronPoke <- struct{}{}:
-		default: // it has been told
-		}
+		s.cron.wakeMs = d
+		s.alarm.sooner(time.Now().Add(s.untilMs(d)))
 	}
 }
 

@@ -475,9 +475,10 @@ func (s *Server) infoCluster(w *infoText) { w.ints("cluster_enabled", flag(s.cfg
 func (s *Server) infoKeyspace(w *infoText) {
 	for i := range s.ks.NumDB() {
 		db := s.ks.DB(i)
-		if db.Len() == 0 {
+		keys := s.e.VisibleLen(db)
+		if keys == 0 {
 			continue
 		}
-		w.f("db%d:keys=%d,expires=%d,avg_ttl=%d", i, db.Len(), db.Volatile(), db.AvgTTL(s.e.NowMs))
+		w.f("db%d:keys=%d,expires=%d,avg_ttl=%d", i, keys, db.Volatile(), db.AvgTTL(s.e.NowMs))
 	}
 }

@@ -46,7 +46,12 @@ func (s *Server) listen() error {
 		}
 	}
 	if s.cfg.UnixSocket != "" {
-		return s.listenUnix()
+		if err := s.listenUnix(); err != nil {
+			return err
+		}
+	}
+	if len(s.listeners) == 0 {
+		return errors.New("Configured to not listen anywhere, exiting.")
 	}
 	return nil
 }

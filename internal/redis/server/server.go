@@ -87,7 +87,7 @@ type Server struct {
 	moves   *slotMoves
 
 	shutdown shutdownState
-	cronPoke chan struct{} // a deadline is nearer than the timer knows
+	alarm    *alarm        // of cronLoop
 	done     chan struct{} // closed when Run is to return
 	doneOnce sync.Once
 	exitCode int
@@ -112,10 +112,14 @@ func New(opts Options) (*Server, error) {
 		cfg: opts.Config, fs: opts.FS, log: opts.Log,
 		runID: randomID(), started: time.Now(), args: os.Args,
 		conns: make(map[uint64]*conn), byClient: make(map[*command.Client]*conn),
-		monitors: make(map[*conn]struct{}), handshakes: make(map[net.Conn]struct{}), done: make(chan struct{}), cronPoke: make(chan struct{}, 1), ready: opts.Ready,
+		monitors: make(map[*conn]struct{}), handshakes: make(map[net.Conn]struct{}), done: make(chan struct{}), ready: opts.Ready,
 	}
 	if exe, err := os.Executable(); err == nil {
 		s.exe = exe
+	}
+	var err error
+	if s.alarm, err = newAlarm(); err != nil {
+		return nil, err
 	}
 	ks, err := keyspace.New(keyspace.Options{Databases: s.cfg.Databases, Limits: keyspace.DefaultLimits(), BySlot: s.cfg.ClusterEnabled})
 	if err != nil {
@@ -235,7 +239,7 @@ func (s *Server) Run(ctx context.Context) int {
 	}
 	go s.cronLoop()
 	if s.cluster != nil {
-		go s.clusterLoop()
+		s.openInbox()
 		go s.slotLoop()
 	}
 	select {

@@ -34,6 +34,7 @@ type slotMoves struct {
 	takes  map[string]*slotTake // by job
 	drops  []slotmove.Drop      // keys that are being deleted
 	answer *slotmove.Refused    // of the command that runs; nil: accepted
+	refs   []command.KeyRef     // scratch
 	asked  bool                 // an answer was given
 }
 
@@ -438,7 +439,8 @@ func (s *Server) slotOfCommand(args [][]byte) (n int, ok bool) {
 	if spec == nil || !spec.Is(command.Write) {
 		return 0, false
 	}
-	refs, ok := spec.AppendKeys(nil, args)
+	refs, ok := spec.AppendKeys(s.moves.refs[:0], args)
+	s.moves.refs = refs[:0]
 	if !ok || len(refs) == 0 {
 		return 0, false
 	}

@@ -160,6 +160,7 @@ func (s *Server) startLoops() func() {
 // stop ends what Run started, in the reverse order.
 func (s *Server) stop() {
 	s.closeListeners()
+	s.alarm.close()
 	s.e.Lock()
 	if s.cluster != nil && !s.shutdown.over {
 		s.stepCluster(cluster.Shutdown{})
