@@ -243,9 +243,9 @@ func (c *Config) securityTable() []*Param {
 		yesNo(&o.ProtectedMode, "protected-mode", true, Modifiable, "without a password, accept loopback connections only"),
 		binary(&o.RequirePass, "requirepass", Modifiable|Sensitive, "password of the default user; empty asks for none"),
 		text(&o.ACLFile, "aclfile", "", mayBeEmpty, Immutable, "file of users, instead of user lines"),
-		number(&o.ACLLogMaxLen, "acllog-max-len", numeric{hi: maxLong}, 128, Modifiable, "entries kept in ACL LOG").noEffect(oneUser),
+		number(&o.ACLLogMaxLen, "acllog-max-len", numeric{hi: maxLong}, 128, Modifiable, "entries kept in ACL LOG; of a Sentinel, since a server has one user"),
 		enum(&o.ACLPubsubDefault, "acl-pubsub-default", words("allchannels", "resetchannels"), PubsubResetChannels, Modifiable,
-			"channels that a new user may use").noEffect(oneUser),
+			"channels that a new user may use; of a Sentinel, since a server has one user"),
 		enum(&o.EnableProtectedConfigs, "enable-protected-configs", action, ProtectedNo, Immutable, "who may set protected parameters at run time"),
 		enum(&o.EnableDebugCommand, "enable-debug-command", action, ProtectedNo, Immutable, "who may use DEBUG"),
 		enum(&o.EnableModuleCommand, "enable-module-command", action, ProtectedNo, Immutable, "who may use MODULE").
@@ -366,8 +366,8 @@ func (c *Config) persistenceTable() []*Param {
 		yesNo(&o.StopWritesOnBgsaveError, "stop-writes-on-bgsave-error", true, Modifiable, "refuse writes while the last snapshot failed"),
 		integer(&o.RDBKeySaveDelay, "rdb-key-save-delay", minInt, maxInt, 0, Hidden, "microseconds that a snapshot waits per key, for tests; -N waits one per N keys"),
 		integer(&o.KeyLoadDelay, "key-load-delay", minInt, maxInt, 0, Hidden, "microseconds that loading waits per key, for tests; -N waits one per N keys"),
-		integer(&o.LoadingProcessEventsBytes, "loading-process-events-interval-bytes", 1024, maxInt, 2<<20, Hidden, "bytes loaded between two looks at clients").
-			noEffect("clients are answered by other threads while data loads"),
+		integer(&o.LoadingProcessEventsBytes, "loading-process-events-interval-bytes", 1024, maxInt, 2<<20, Hidden,
+			"a master's snapshot that is smaller is loaded without a look at clients in between"),
 	}
 }
 

@@ -2,11 +2,13 @@ package sentinel
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
 
 	"holdfast/internal/redis/glob"
+	"holdfast/internal/redis/resp"
 )
 
 // subcommand is one row of the SENTINEL command: arity counts the words
@@ -92,6 +94,9 @@ func (c *Core) run(in Command) Value {
 	}
 	return errValue(fmt.Sprintf("ERR unknown subcommand '%.128s'. Try SENTINEL HELP.", in.Args[1]))
 }
+
+// integerOf reads a canonical decimal number, as commands take them.
+func integerOf(s string) (int64, bool) { return resp.ParseInt([]byte(s)) }
 
 func wrongArity(name string) Value {
 	return errValue("ERR wrong number of arguments for '" + name + "' command")
@@ -206,9 +211,9 @@ func (c *Core) cmdInfoCache(in Command) Value {
 }
 
 func (c *Core) cmdIsMasterDown(in Command) Value {
-	port, err1 := strconv.ParseInt(in.Args[3], 10, 64)
-	epoch, err2 := strconv.ParseInt(in.Args[4], 10, 64)
-	if err1 != nil || err2 != nil {
+	port, ok1 := integerOf(in.Args[3])
+	epoch, ok2 := integerOf(in.Args[4])
+	if !ok1 || !ok2 {
 		return errValue("ERR value is not an integer or out of range")
 	}
 	return c.isMasterDown(in.Args[2], int(port), uint64(max(epoch, 0)), in.Args[5])
@@ -216,14 +221,15 @@ func (c *Core) cmdIsMasterDown(in Command) Value {
 
 func (c *Core) cmdMonitor(in Command) Value {
 	name, host := in.Args[2], in.Args[3]
-	quorum, err := strconv.ParseInt(in.Args[5], 10, 32)
-	if err != nil {
+	quorum, ok1 := integerOf(in.Args[5])
+	if !ok1 {
 		return errValue("ERR Invalid quorum")
 	}
-	port, err := strconv.ParseInt(in.Args[4], 10, 32)
-	if err != nil {
+	port, ok2 := integerOf(in.Args[4])
+	if !ok2 {
 		return errValue("ERR Invalid port")
 	}
+	quorum, port = min(quorum, math.MaxInt32), min(port, math.MaxInt32)
 	if !isIP(host) && (!c.glob.ResolveHostnames || c.hosts[strings.ToLower(host)] == "") {
 		return errValue("ERR Invalid IP address or hostname specified")
 	}
@@ -406,12 +412,14 @@ func (m *master) rename(from, to string) {
 	m.cfg.RenamedCommands = list
 }
 
+// setPositive sets a number of Sentinels or replicas. What is larger than an
+// int of Redis, which wraps it, means as much as the largest one.
 func setPositive(p *int, s string) error {
-	n, err := strconv.ParseInt(s, 10, 32)
-	if err != nil || n <= 0 {
+	n, ok := integerOf(s)
+	if !ok || n <= 0 {
 		return ErrQuorum
 	}
-	*p = int(n)
+	*p = int(min(n, math.MaxInt32))
 	return nil
 }
 
@@ -471,8 +479,8 @@ func (c *Core) configSet(name, value string) Value {
 			g.AnnounceIP = value
 		}
 	case "announce-port":
-		n, perr := strconv.ParseInt(value, 10, 64)
-		if perr != nil || n < 0 || n > 65535 {
+		n, ok := integerOf(value)
+		if !ok || n < 0 || n > 65535 {
 			err = ErrPort
 		} else {
 			g.AnnouncePort = int(n)

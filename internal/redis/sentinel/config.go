@@ -330,6 +330,9 @@ func (c *Config) applyPeer(m *MasterConfig, host, port, runID string) error {
 type Line struct {
 	Option string // for example "sentinel monitor"
 	Text   string
+	// Default is set on a line that says what holds without it: it replaces an
+	// older one, but is not appended.
+	Default bool
 }
 
 // Lines renders the state in the order in which Redis writes it.
@@ -340,20 +343,18 @@ func (c *Config) Lines() []Line {
 		if format != "" {
 			text += " " + fmt.Sprintf(format, args...)
 		}
-		out = append(out, Line{"sentinel " + option, "sentinel " + text})
+		out = append(out, Line{Option: "sentinel " + option, Text: "sentinel " + text})
+	}
+	yes := func(option string, value, usual bool) {
+		add(option, "%s", yesNo(value))
+		out[len(out)-1].Default = value == usual
 	}
 	if c.MyID != "" {
 		add("myid", "%s", word(c.MyID))
 	}
-	if !c.DenyScriptsReconfig {
-		add("deny-scripts-reconfig", "no")
-	}
-	if c.ResolveHostnames {
-		add("resolve-hostnames", "yes")
-	}
-	if c.AnnounceHostnames {
-		add("announce-hostnames", "yes")
-	}
+	yes("deny-scripts-reconfig", c.DenyScriptsReconfig, true)
+	yes("resolve-hostnames", c.ResolveHostnames, false)
+	yes("announce-hostnames", c.AnnounceHostnames, false)
 	for i := range c.Masters {
 		c.Masters[i].lines(add)
 	}
@@ -504,12 +505,14 @@ func parseEpoch(s string) uint64 {
 // multiply by ten.
 const maxMillis = int64(365 * 24 * time.Hour / time.Millisecond * 2)
 
+// setMillis reads a time in milliseconds, of at least least. One longer than
+// maxMillis is cut to that: either way nobody sees its end.
 func setMillis(d *time.Duration, s string, least int64, bad error) error {
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < least || n > maxMillis {
+	if err != nil || n < least {
 		return bad
 	}
-	*d = time.Duration(n) * time.Millisecond
+	*d = time.Duration(min(n, maxMillis)) * time.Millisecond
 	return nil
 }
 

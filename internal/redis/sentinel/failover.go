@@ -137,11 +137,15 @@ func (c *Core) retryEpoch(m *master) {
 }
 
 // splitVote reports that no candidate of our epoch can get the votes it needs,
-// even if all who have not answered yet voted for it.
+// even if all who have not answered yet voted for it. Where too few can vote at
+// all the vote is not split: in a new epoch they would still be too few.
 func (c *Core) splitVote(m *master) bool {
 	votes := map[string]int{strings.ToLower(c.glob.MyID): 1}
-	open, best := 0, 1
+	open, best, voters := 0, 1, 1
 	for _, s := range m.sentinels {
+		if !s.is(sDown) {
+			voters++
+		}
 		switch {
 		case s.leaderEpoch == m.failoverEpoch && s.leader != "":
 			votes[strings.ToLower(s.leader)]++
@@ -150,7 +154,8 @@ func (c *Core) splitVote(m *master) bool {
 			open++
 		}
 	}
-	return len(m.sentinels) > 0 && best+open < c.votesNeeded(m)
+	needed := c.votesNeeded(m)
+	return voters >= needed && best+open < needed
 }
 
 // votesNeeded is the majority of all voters that are known, or the quorum,

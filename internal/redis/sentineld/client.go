@@ -36,9 +36,11 @@ type client struct {
 	conn    net.Conn
 	out     *outbox
 	created time.Time
-	authed  bool
+	replies replies
 
 	mu       sync.Mutex // guards what CLIENT LIST shows
+	user     *user
+	authed   bool
 	name     string
 	resp     int
 	lastCmd  string
@@ -211,7 +213,7 @@ func (s *shell) welcome(conn net.Conn) {
 	case len(s.clients.all) >= s.base.MaxClients:
 		refuse = process.CrowdedText
 		s.stats.rejected.Add(1)
-	case s.base.ProtectedMode && s.base.RequirePass == "" && !isUnix(conn) && !process.IsLoopback(conn.RemoteAddr().String()):
+	case s.base.ProtectedMode && s.users.noPass() && !isUnix(conn) && !process.IsLoopback(conn.RemoteAddr().String()):
 		refuse = process.DeniedText
 		s.stats.rejected.Add(1)
 	}
@@ -226,7 +228,7 @@ func (s *shell) welcome(conn net.Conn) {
 	s.clients.lastID++
 	c := &client{
 		s: s, id: s.clients.lastID, conn: conn, out: newOutbox(conn, maxClientQueue), created: time.Now(),
-		lastUsed: time.Now(), resp: 2, authed: s.base.RequirePass == "",
+		lastUsed: time.Now(), resp: 2, user: s.users.get(defaultUser), authed: s.users.open(),
 		channels: map[string]bool{}, patterns: map[string]bool{},
 	}
 	s.clients.all[c.id] = c
@@ -256,6 +258,9 @@ func (c *client) run() {
 				args := make([]string, len(p.Args))
 				for i, a := range p.Args {
 					args[i] = string(a)
+				}
+				if !c.waitPause() {
+					return
 				}
 				c.handle(args)
 			}
@@ -295,8 +300,16 @@ func (c *client) leave() {
 	}
 }
 
-// write queues a reply.
+// write queues a reply, unless the client wants none.
 func (c *client) write(b []byte) {
+	if c.replies == replyOff || c.replies == replySkip {
+		return
+	}
+	c.push(b)
+}
+
+// push queues what the client gets in any case.
+func (c *client) push(b []byte) {
 	c.s.stats.out.Add(int64(len(b)))
 	c.s.stats.writes.Add(1)
 	c.out.write(b)

@@ -1,72 +1,16 @@
 package sentineld
 
 import (
-	"crypto/sha256"
-	"crypto/subtle"
 	"fmt"
 	"net"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
 
 	"holdfast/internal/redis/config"
-	"holdfast/internal/redis/glob"
 	"holdfast/internal/redis/resp"
 	"holdfast/internal/redis/sentinel"
 )
-
-// spec is one row of the command table of a Sentinel.
-type spec struct {
-	name  string
-	arity int // words with the name; negative: at least
-	flags []string
-	cats  []string
-	run   func(c *client, args []string)
-	noAuth,
-	inPubsub bool
-}
-
-var (
-	table  map[string]*spec
-	sorted []*spec
-)
-
-func init() { // COMMAND lists the table that it stands in
-	pubsubFlags := []string{"pubsub", "noscript", "loading", "stale"}
-	pubsubCats := []string{"@pubsub", "@slow"}
-	rows := []*spec{
-		{name: "acl", arity: -2, flags: []string{"sentinel"}, cats: []string{"@slow"}, run: (*client).acl},
-		{name: "auth", arity: -2, flags: []string{"noscript", "loading", "stale", "fast", "no_auth", "allow_busy"},
-			cats: []string{"@fast", "@connection"}, run: (*client).auth, noAuth: true},
-		{name: "client", arity: -2, cats: []string{"@slow"}, run: (*client).client},
-		{name: "command", arity: -1, flags: []string{"loading", "stale"}, cats: []string{"@slow", "@connection"}, run: (*client).command},
-		{name: "hello", arity: -1, flags: []string{"noscript", "loading", "stale", "fast", "no_auth", "allow_busy"},
-			cats: []string{"@fast", "@connection"}, run: (*client).hello, noAuth: true},
-		{name: "info", arity: -1, flags: []string{"loading", "stale"}, cats: []string{"@slow", "@dangerous"}, run: (*client).info},
-		{name: "ping", arity: -1, flags: []string{"fast"}, cats: []string{"@fast", "@connection"}, run: (*client).ping, inPubsub: true},
-		{name: "psubscribe", arity: -2, flags: pubsubFlags, cats: pubsubCats, inPubsub: true,
-			run: func(c *client, a []string) { c.subscribe(a, subscription{"psubscribe", true, true}) }},
-		{name: "publish", arity: 3, flags: []string{"pubsub", "loading", "stale", "fast", "may_replicate"},
-			cats: []string{"@pubsub", "@fast"}, run: (*client).toCore},
-		{name: "punsubscribe", arity: -1, flags: pubsubFlags, cats: pubsubCats, inPubsub: true,
-			run: func(c *client, a []string) { c.subscribe(a, subscription{"punsubscribe", true, false}) }},
-		{name: "role", arity: 1, flags: []string{"noscript", "loading", "stale", "fast"},
-			cats: []string{"@admin", "@fast", "@dangerous"}, run: (*client).toCore},
-		{name: "sentinel", arity: -2, flags: []string{"admin"}, cats: []string{"@admin", "@slow", "@dangerous"}, run: (*client).sentinel},
-		{name: "shutdown", arity: -1, flags: []string{"admin", "noscript", "loading", "stale", "no_multi", "allow_busy"},
-			cats: []string{"@admin", "@slow", "@dangerous"}, run: (*client).shutdown},
-		{name: "subscribe", arity: -2, flags: pubsubFlags, cats: pubsubCats, inPubsub: true,
-			run: func(c *client, a []string) { c.subscribe(a, subscription{"subscribe", false, true}) }},
-		{name: "unsubscribe", arity: -1, flags: pubsubFlags, cats: pubsubCats, inPubsub: true,
-			run: func(c *client, a []string) { c.subscribe(a, subscription{"unsubscribe", false, false}) }},
-	}
-	table = make(map[string]*spec, len(rows))
-	for _, r := range rows {
-		table[r.name] = r
-	}
-	sorted = rows
-}
 
 // protocol is 2 or 3; other goroutines ask too.
 func (c *client) protocol() int {
@@ -75,28 +19,29 @@ func (c *client) protocol() int {
 	return c.resp
 }
 
-// handle is the dispatch checklist: known, arity, authenticated, not
+// handle is the dispatch checklist: known, arity, authenticated, allowed, not
 // subscribed, run.
 func (c *client) handle(args []string) {
 	c.s.stats.commands.Add(1)
-	name := strings.ToLower(args[0])
-	sp := table[name]
+	c.beginReply()
+	sp := lookup(args)
 	c.mu.Lock()
 	c.lastUsed = time.Now()
 	if sp != nil {
-		c.lastCmd = name
-		if (name == "client" || name == "sentinel" || name == "command" || name == "acl") && len(args) > 1 {
-			c.lastCmd = name + "|" + strings.ToLower(args[1])
-		}
+		c.lastCmd = sp.full
 	}
+	u, authed := c.user, c.authed
 	c.mu.Unlock()
 	switch {
 	case sp == nil:
 		c.error(unknownCommand(args))
-	case len(args) != sp.arity && (sp.arity > 0 || len(args) < -sp.arity):
-		c.error("ERR wrong number of arguments for '" + name + "' command")
-	case !c.authed && !sp.noAuth:
+	case len(sp.sub) > 0 && len(args) > 1:
+		c.error(unknownSubcommand(sp.full, args[1]))
+	case sp.wrongCount(len(args)):
+		c.error(wrongArity(sp.full))
+	case !authed && !sp.noAuth && !c.s.users.open():
 		c.error("NOAUTH Authentication required.")
+	case c.denied(u, sp, args):
 	case !sp.inPubsub && c.subscribed() && c.resp == 2:
 		c.error("ERR Can't execute '" + c.lastCmd +
 			"': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
@@ -117,6 +62,24 @@ func unknownCommand(args []string) string {
 	return s + rest
 }
 
+func unknownSubcommand(top, sub string) string {
+	return fmt.Sprintf("ERR unknown subcommand '%.128s'. Try %s HELP.", sub, strings.ToUpper(top))
+}
+
+// badCall is a subcommand whose arguments fit no form of it.
+func badCall(args []string) string {
+	return fmt.Sprintf("ERR unknown subcommand or wrong number of arguments for '%.128s'. Try %s HELP.", args[1], strings.ToUpper(args[0]))
+}
+
+// help replies a text, line by line.
+func (c *client) help(text string) {
+	out := sentinel.Value{Kind: sentinel.Array}
+	for _, l := range strings.Split(text, "\n") {
+		out.Elems = append(out.Elems, sentinel.Value{Kind: sentinel.Status, Str: l})
+	}
+	c.value(out)
+}
+
 func wrongArity(name string) string {
 	return "ERR wrong number of arguments for '" + name + "' command"
 }
@@ -126,7 +89,10 @@ func (c *client) subscribed() bool {
 	return ch+pat > 0
 }
 
-func (c *client) subscribe(args []string, sub subscription) { c.s.pubsub.change(c, sub, args[1:]) }
+func (c *client) subscribe(args []string) {
+	verb := strings.ToLower(args[0])
+	c.s.pubsub.change(c, subscription{verb, verb[0] == 'p', !strings.Contains(verb, "un")}, args[1:])
+}
 
 func (c *client) ping(args []string) {
 	if len(args) > 2 {
@@ -185,61 +151,70 @@ func (c *client) info(args []string) {
 	sections := args[1:]
 	text := ""
 	if c.s.ask(func() { text = c.s.infoText(sections) }) {
-		c.verbatim(text)
+		c.bulk(text) // a Sentinel replies no verbatim string here
 	}
 }
 
 func (c *client) shutdown(args []string) {
+	var save, noSave, abort, other bool
 	for _, a := range args[1:] {
 		switch strings.ToLower(a) {
-		case "nosave", "save", "now", "force":
+		case "save":
+			save = true
+		case "nosave":
+			noSave = true
+		case "now", "force":
+			other = true
 		case "abort":
-			if len(args) > 2 {
-				c.error("ERR syntax error")
-			} else {
-				c.error("ERR No shutdown in progress.")
-			}
-			return
+			abort = true
 		default:
 			c.error("ERR syntax error")
 			return
 		}
 	}
+	switch {
+	case save && noSave, abort && (save || noSave || other):
+		c.error("ERR syntax error")
+		return
+	case abort:
+		c.error("ERR No shutdown in progress.")
+		return
+	}
 	c.s.log.Warning("User requested shutdown...")
 	c.s.end(nil)
 }
 
-// checkPassword compares in constant time, whatever the lengths.
-func (c *client) checkPassword(user, pass string) bool {
-	if !strings.EqualFold(user, "default") || user != "default" {
+const wrongPass = "WRONGPASS invalid username-password pair or user is disabled."
+
+// login makes the connection one of a user, and notes it where that fails.
+func (c *client) login(args []string, name, pass string) bool {
+	u, ok := c.s.users.login(name, pass)
+	if !ok {
+		c.s.users.log.add(aclEntry{reason: "auth", object: args[0], user: name}, c)
 		return false
 	}
-	if c.s.base.RequirePass == "" {
-		return true
-	}
-	a, b := sha256.Sum256([]byte(pass)), sha256.Sum256([]byte(c.s.base.RequirePass))
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
+	c.mu.Lock()
+	c.user, c.authed = u, true
+	c.mu.Unlock()
+	return true
 }
-
-const wrongPass = "WRONGPASS invalid username-password pair or user is disabled."
 
 func (c *client) auth(args []string) {
 	if len(args) > 3 {
 		c.error("ERR syntax error")
 		return
 	}
-	user, pass := "default", args[len(args)-1]
+	name, pass := defaultUser, args[len(args)-1]
 	if len(args) == 3 {
-		user = args[1]
-	} else if c.s.base.RequirePass == "" {
+		name = args[1]
+	} else if c.s.users.noPass() {
 		c.error("ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?")
 		return
 	}
-	if !c.checkPassword(user, pass) {
+	if !c.login(args, name, pass) {
 		c.error(wrongPass)
 		return
 	}
-	c.authed = true
 	c.status("OK")
 }
 
@@ -257,16 +232,15 @@ func (c *client) hello(args []string) {
 		}
 		proto, next = int(n), 2
 	}
-	name, hasName, authed := "", false, c.authed
+	name, hasName := "", false
 	for i := next; i < len(args); i++ {
 		more := len(args) - 1 - i
 		switch opt := strings.ToLower(args[i]); {
 		case opt == "auth" && more >= 2:
-			if !c.checkPassword(args[i+1], args[i+2]) {
+			if !c.login(args, args[i+1], args[i+2]) {
 				c.error(wrongPass)
 				return
 			}
-			authed = true
 			i += 2
 		case opt == "setname" && more >= 1:
 			name, hasName = args[i+1], true
@@ -280,12 +254,11 @@ func (c *client) hello(args []string) {
 			return
 		}
 	}
-	if !authed {
+	if !c.authed && !c.s.users.open() {
 		c.error("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> " +
 			"option can be used to authenticate the client and select the RESP protocol version at the same time")
 		return
 	}
-	c.authed = true
 	c.mu.Lock()
 	if hasName {
 		c.name = name
@@ -316,430 +289,4 @@ func validName(s string) bool {
 		}
 	}
 	return true
-}
-
-func (c *client) acl(args []string) {
-	sub := strings.ToLower(args[1])
-	switch {
-	case sub == "whoami" && len(args) == 2:
-		c.bulk("default")
-	case sub == "users" && len(args) == 2:
-		c.value(sentinel.Value{Kind: sentinel.Array, Elems: []sentinel.Value{bulkValue("default")}})
-	case sub == "list" && len(args) == 2:
-		secret := "nopass"
-		if p := c.s.base.RequirePass; p != "" {
-			secret = fmt.Sprintf("#%x", sha256.Sum256([]byte(p)))
-		}
-		c.value(sentinel.Value{Kind: sentinel.Array, Elems: []sentinel.Value{bulkValue("user default on " + secret + " ~* &* +@all")}})
-	case sub == "whoami" || sub == "users" || sub == "list":
-		c.error(wrongArity("acl|" + sub))
-	default:
-		c.error(fmt.Sprintf("ERR unknown subcommand '%.128s'. Try ACL HELP.", args[1]))
-	}
-}
-
-// CLIENT.
-
-func (c *client) client(args []string) {
-	sub := strings.ToLower(args[1])
-	arity := map[string]int{"getname": 2, "setname": 3, "id": 2, "info": 2, "list": -2, "kill": -3, "no-evict": 3, "reply": 3, "getredir": 2}
-	n, ok := arity[sub]
-	switch {
-	case !ok:
-		c.error(fmt.Sprintf("ERR unknown subcommand '%.128s'. Try CLIENT HELP.", args[1]))
-		return
-	case len(args) != n && (n > 0 || len(args) < -n):
-		c.error(wrongArity("client|" + sub))
-		return
-	}
-	switch sub {
-	case "getname":
-		if c.name == "" {
-			c.value(sentinel.Value{Kind: sentinel.Null})
-		} else {
-			c.bulk(c.name)
-		}
-	case "setname":
-		if !validName(args[2]) {
-			c.error(badName)
-			return
-		}
-		c.mu.Lock()
-		c.name = args[2]
-		c.mu.Unlock()
-		c.status("OK")
-	case "id":
-		c.int(int64(c.id))
-	case "info":
-		c.verbatim(c.line() + "\n")
-	case "list":
-		c.clientList(args)
-	case "kill":
-		c.clientKill(args)
-	case "getredir":
-		c.int(-1)
-	case "no-evict":
-		switch strings.ToLower(args[2]) {
-		case "on", "off":
-			c.status("OK")
-		default:
-			c.error("ERR syntax error")
-		}
-	case "reply":
-		if strings.EqualFold(args[2], "on") {
-			c.status("OK")
-		} else {
-			c.error("ERR syntax error")
-		}
-	}
-}
-
-// line describes the client as CLIENT LIST does.
-func (c *client) line() string {
-	ch, pat := c.s.pubsub.of(c)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	flags := ""
-	if ch+pat > 0 {
-		flags += "P"
-	}
-	if isUnix(c.conn) {
-		flags += "U"
-	}
-	if flags == "" {
-		flags = "N"
-	}
-	now := time.Now()
-	return fmt.Sprintf("id=%d addr=%s laddr=%s fd=%d name=%s age=%d idle=%d flags=%s db=0 sub=%d psub=%d ssub=0 multi=-1 "+
-		"qbuf=%d qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%d tot-mem=0 events=r cmd=%s user=default redir=-1 resp=%d",
-		c.id, c.remote(), c.local(), c.id+7, c.name, int(now.Sub(c.created).Seconds()),
-		int(now.Sub(c.lastUsed).Seconds()), flags, ch, pat, c.queryLen, c.out.pending(), orNull(c.lastCmd), c.resp)
-}
-
-func orNull(s string) string {
-	if s == "" {
-		return "NULL"
-	}
-	return s
-}
-
-func (c *client) kind() string {
-	if c.subscribed() {
-		return "pubsub"
-	}
-	return "normal"
-}
-
-func clientType(s string) (string, bool) {
-	switch s = strings.ToLower(s); s {
-	case "normal", "pubsub", "master":
-		return s, true
-	case "replica", "slave":
-		return "replica", true
-	}
-	return "", false
-}
-
-func (c *client) clientList(args []string) {
-	keep := func(*client) bool { return true }
-	switch {
-	case len(args) == 4 && strings.EqualFold(args[2], "type"):
-		typ, ok := clientType(args[3])
-		if !ok {
-			c.error(fmt.Sprintf("ERR Unknown client type '%s'", args[3]))
-			return
-		}
-		keep = func(o *client) bool { return o.kind() == typ }
-	case len(args) > 3 && strings.EqualFold(args[2], "id"):
-		ids := map[uint64]bool{}
-		for _, a := range args[3:] {
-			n, err := strconv.ParseInt(a, 10, 64)
-			if err != nil {
-				c.error("ERR Invalid client ID")
-				return
-			}
-			ids[uint64(n)] = true
-		}
-		keep = func(o *client) bool { return ids[o.id] }
-	case len(args) != 2:
-		c.error("ERR syntax error")
-		return
-	}
-	var b strings.Builder
-	for _, o := range c.s.clients.list() {
-		if keep(o) {
-			b.WriteString(o.line())
-			b.WriteByte('\n')
-		}
-	}
-	c.verbatim(b.String())
-}
-
-func (c *client) clientKill(args []string) {
-	if len(args) == 3 { // the old form
-		for _, o := range c.s.clients.list() {
-			if o.remote() == args[2] {
-				c.status("OK")
-				c.kill(o)
-				return
-			}
-		}
-		c.error("ERR No such client")
-		return
-	}
-	if len(args)%2 != 0 {
-		c.error("ERR syntax error")
-		return
-	}
-	var tests []func(*client) bool
-	skipMe := true
-	for i := 2; i < len(args); i += 2 {
-		v := args[i+1]
-		switch strings.ToLower(args[i]) {
-		case "id":
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < 1 {
-				c.error("ERR client-id should be greater than 0")
-				return
-			}
-			tests = append(tests, func(o *client) bool { return o.id == uint64(n) })
-		case "type":
-			typ, ok := clientType(v)
-			if !ok {
-				c.error(fmt.Sprintf("ERR Unknown client type '%s'", v))
-				return
-			}
-			tests = append(tests, func(o *client) bool { return o.kind() == typ })
-		case "addr":
-			tests = append(tests, func(o *client) bool { return o.remote() == v })
-		case "laddr":
-			tests = append(tests, func(o *client) bool { return o.local() == v })
-		case "user":
-			if v != "default" {
-				c.error(fmt.Sprintf("ERR No such user '%s'", v))
-				return
-			}
-		case "skipme":
-			switch strings.ToLower(v) {
-			case "yes":
-				skipMe = true
-			case "no":
-				skipMe = false
-			default:
-				c.error("ERR syntax error")
-				return
-			}
-		default:
-			c.error("ERR syntax error")
-			return
-		}
-	}
-	var victims []*client
-next:
-	for _, o := range c.s.clients.list() {
-		if o == c && skipMe {
-			continue
-		}
-		for _, t := range tests {
-			if !t(o) {
-				continue next
-			}
-		}
-		victims = append(victims, o)
-	}
-	c.int(int64(len(victims)))
-	for _, o := range victims {
-		c.kill(o)
-	}
-}
-
-// kill closes a client; this one after its reply is written.
-func (c *client) kill(o *client) {
-	if o == c {
-		o.out.closeSoon()
-		return
-	}
-	o.out.close()
-}
-
-// COMMAND.
-
-func (c *client) command(args []string) {
-	if len(args) == 1 {
-		c.commandInfo(nil)
-		return
-	}
-	switch sub := strings.ToLower(args[1]); sub {
-	case "count":
-		if len(args) != 2 {
-			c.error(wrongArity("command|count"))
-			return
-		}
-		c.int(int64(len(sorted)))
-	case "list":
-		c.commandList(args)
-	case "info":
-		c.commandInfo(args[2:])
-	case "docs":
-		c.commandDocs(args[2:])
-	default:
-		c.error(fmt.Sprintf("ERR unknown subcommand '%.128s'. Try COMMAND HELP.", args[1]))
-	}
-}
-
-// allNames are the commands and the subcommands of SENTINEL.
-func allNames() []string {
-	var names []string
-	for _, s := range sorted {
-		names = append(names, s.name)
-	}
-	subs, _ := sentinel.Subcommands()
-	for _, s := range subs {
-		names = append(names, "sentinel|"+s)
-	}
-	sort.Strings(names)
-	return names
-}
-
-func (c *client) commandList(args []string) {
-	keep := func(string) bool { return true }
-	switch {
-	case len(args) == 2:
-	case len(args) == 5 && strings.EqualFold(args[2], "filterby"):
-		switch v := args[4]; strings.ToLower(args[3]) {
-		case "pattern":
-			keep = func(n string) bool { return glob.Match([]byte(strings.ToLower(v)), []byte(n), true) }
-		case "aclcat":
-			keep = func(n string) bool {
-				top, _, _ := strings.Cut(n, "|")
-				for _, cat := range table[top].cats {
-					if strings.EqualFold(cat, "@"+v) {
-						return true
-					}
-				}
-				return false
-			}
-		case "module":
-			keep = func(string) bool { return false }
-		default:
-			c.error("ERR syntax error")
-			return
-		}
-	default:
-		c.error("ERR syntax error")
-		return
-	}
-	out := sentinel.Value{Kind: sentinel.Array}
-	for _, n := range allNames() {
-		if keep(n) {
-			out.Elems = append(out.Elems, bulkValue(n))
-		}
-	}
-	c.value(out)
-}
-
-// commandInfo replies with the ten elements of each command; the keys are
-// none, since a Sentinel has no data.
-func (c *client) commandInfo(names []string) {
-	all := len(names) == 0
-	if all {
-		for _, s := range sorted {
-			names = append(names, s.name)
-		}
-	}
-	b := resp.AppendHead(nil, '*', len(names))
-	for _, n := range names {
-		n = strings.ToLower(n)
-		top, sub, isSub := strings.Cut(n, "|")
-		sp := table[top]
-		switch {
-		case sp != nil && !isSub:
-			b = c.appendInfo(b, sp.name, sp.arity, sp)
-		case sp != nil && top == "sentinel" && subArity(sub) != 0:
-			b = c.appendInfo(b, n, subArity(sub), sp)
-		case c.resp == 3:
-			b = append(b, resp.Null3...)
-		default:
-			b = append(b, resp.NullArray2...)
-		}
-	}
-	c.write(b)
-}
-
-func subArity(name string) int {
-	names, arity := sentinel.Subcommands()
-	for i, n := range names {
-		if n == name {
-			return arity[i]
-		}
-	}
-	return 0
-}
-
-func (c *client) appendInfo(b []byte, name string, arity int, sp *spec) []byte {
-	set := byte('*')
-	if c.resp == 3 {
-		set = '~'
-	}
-	b = resp.AppendBulkString(resp.AppendHead(b, '*', 10), name)
-	b = resp.AppendInt(b, int64(arity))
-	b = resp.AppendHead(b, set, len(sp.flags))
-	for _, f := range sp.flags {
-		b = resp.AppendSimple(b, f)
-	}
-	for range 3 {
-		b = resp.AppendInt(b, 0)
-	}
-	b = resp.AppendHead(b, set, len(sp.cats))
-	for _, f := range sp.cats {
-		b = resp.AppendSimple(b, f)
-	}
-	b = resp.AppendHead(b, '*', 0)
-	b = resp.AppendHead(b, '*', 0)
-	if name != "sentinel" {
-		return resp.AppendHead(b, '*', 0)
-	}
-	names, arities := sentinel.Subcommands()
-	b = resp.AppendHead(b, '*', len(names))
-	for i, n := range names {
-		b = c.appendInfo(b, "sentinel|"+n, arities[i], sp)
-	}
-	return b
-}
-
-var summaries = map[string][3]string{ // summary, since, group
-	"acl":          {"A container for Access List Control commands ", "6.0.0", "server"},
-	"auth":         {"Authenticate to the server", "1.0.0", "connection"},
-	"client":       {"A container for client connection commands", "2.4.0", "connection"},
-	"command":      {"Get array of Redis command details", "2.8.13", "server"},
-	"hello":        {"Handshake with Redis", "6.0.0", "connection"},
-	"info":         {"Get information and statistics about the server", "1.0.0", "server"},
-	"ping":         {"Ping the server", "1.0.0", "connection"},
-	"psubscribe":   {"Listen for messages published to channels matching the given patterns", "2.0.0", "pubsub"},
-	"publish":      {"Post a message to a channel", "2.0.0", "pubsub"},
-	"punsubscribe": {"Stop listening for messages posted to channels matching the given patterns", "2.0.0", "pubsub"},
-	"role":         {"Return the role of the instance in the context of replication", "2.8.12", "server"},
-	"sentinel":     {"A container for Sentinel commands", "2.8.4", "sentinel"},
-	"shutdown":     {"Synchronously save the dataset to disk and then shut down the server", "1.0.0", "server"},
-	"subscribe":    {"Listen for messages published to the given channels", "2.0.0", "pubsub"},
-	"unsubscribe":  {"Stop listening for messages posted to the given channels", "2.0.0", "pubsub"},
-}
-
-func (c *client) commandDocs(names []string) {
-	if len(names) == 0 {
-		for _, s := range sorted {
-			names = append(names, s.name)
-		}
-	}
-	out := sentinel.Value{Kind: sentinel.Map}
-	for _, n := range names {
-		d, ok := summaries[strings.ToLower(n)]
-		if !ok {
-			continue
-		}
-		out.Elems = append(out.Elems, bulkValue(strings.ToLower(n)), sentinel.Value{Kind: sentinel.Map, Elems: []sentinel.Value{
-			bulkValue("summary"), bulkValue(d[0]), bulkValue("since"), bulkValue(d[1]), bulkValue("group"), bulkValue(d[2]),
-		}})
-	}
-	c.value(out)
 }

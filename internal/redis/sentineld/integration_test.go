@@ -207,9 +207,11 @@ func TestGenuineAndOursVoteForEachOther(t *testing.T) {
 func TestFailoverByCommand(t *testing.T) {
 	d := deploy(t, 1, 0)
 	old := d.servers[0].port
-	if _, err := call(d.sentinels[0].port, "SENTINEL", "FAILOVER", "mymaster"); err != nil {
-		t.Fatal(err)
-	}
+	// NOGOODSLAVE until a replica has told its priority.
+	waitFor(t, "the failover is begun", func() error {
+		_, err := call(d.sentinels[0].port, "SENTINEL", "FAILOVER", "mymaster")
+		return err
+	})
 	port := d.masterPort(old)
 	waitFor(t, "the old master follows", func() error { return expectInfo(old, "master_port", strconv.Itoa(port)) })
 }

@@ -34,6 +34,7 @@ type shell struct {
 
 	listeners []net.Listener
 	clients   clientTable
+	users     *users
 	pubsub    hub
 	waiting   sync.Map // token of a command -> chan sentinel.Value
 	lastToken atomic.Uint64
@@ -42,6 +43,8 @@ type shell struct {
 	runID   string
 	started time.Time
 	stats   stats
+
+	pausedUntil atomic.Int64 // unix nanoseconds, by CLIENT PAUSE
 }
 
 func newShell(base *config.Config, log *process.Logger) *shell {
@@ -49,7 +52,7 @@ func newShell(base *config.Config, log *process.Logger) *shell {
 		base: base, log: log,
 		inputs: make(chan sentinel.Input, 256), calls: make(chan func(), 16), stop: make(chan struct{}),
 		links: map[sentinel.ConnID]*link{}, scripts: map[uint64]*os.Process{},
-		runID: randomHex(40), started: time.Now(),
+		runID: randomHex(40), started: time.Now(), users: newUsers(base.RequirePass, false),
 	}
 	s.store = newStore(base, log)
 	s.clients.all = map[uint64]*client{}

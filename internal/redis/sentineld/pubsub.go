@@ -32,6 +32,19 @@ func (h *hub) of(c *client) (channels, patterns int) {
 	return len(c.channels), len(c.patterns)
 }
 
+// names are the channels and patterns that c follows.
+func (h *hub) names(c *client) (channels, patterns []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for n := range c.channels {
+		channels = append(channels, n)
+	}
+	for n := range c.patterns {
+		patterns = append(patterns, n)
+	}
+	return channels, patterns
+}
+
 func pushHead(b []byte, proto, n int) []byte {
 	if proto == 3 {
 		return resp.AppendHead(b, '>', n)
@@ -47,7 +60,7 @@ func (h *hub) publish(channel, text string) {
 		b := pushHead(nil, c.protocol(), 3)
 		b = resp.AppendBulkString(b, "message")
 		b = resp.AppendBulkString(b, channel)
-		c.write(resp.AppendBulkString(b, text))
+		c.push(resp.AppendBulkString(b, text))
 	}
 	for pat, set := range h.patterns {
 		if !glob.Match([]byte(pat), []byte(channel), false) {
@@ -58,7 +71,7 @@ func (h *hub) publish(channel, text string) {
 			b = resp.AppendBulkString(b, "pmessage")
 			b = resp.AppendBulkString(b, pat)
 			b = resp.AppendBulkString(b, channel)
-			c.write(resp.AppendBulkString(b, text))
+			c.push(resp.AppendBulkString(b, text))
 		}
 	}
 }
@@ -88,7 +101,7 @@ func (h *hub) change(c *client, sub subscription, names []string) {
 		default:
 			b = append(b, resp.NullBulk2...)
 		}
-		c.write(resp.AppendInt(b, int64(len(c.channels)+len(c.patterns))))
+		c.push(resp.AppendInt(b, int64(len(c.channels)+len(c.patterns))))
 	}
 	if !sub.add && len(names) == 0 {
 		for n := range own {

@@ -77,7 +77,16 @@ func Run(ctx context.Context, opts Options) error {
 
 func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.Config, log *process.Logger) error {
 	s := newShell(base, log)
-	cfg, err := s.store.restore(cfg)
+	var err error
+	if s.users, err = configuredUsers(base); err != nil {
+		log.Warning("%v", err)
+		if base.ACLFile == "" {
+			log.Warning("Critical error while loading ACLs. Exiting.")
+		}
+		return ExitError{1}
+	}
+	base.DescribeUsers = s.users.describe
+	cfg, err = s.store.restore(cfg)
 	if err != nil {
 		log.Warning("%v", err)
 		return err
@@ -128,6 +137,7 @@ func newRand() *rand.Rand {
 func Load(args []string) (*Loaded, error) {
 	base := config.Default()
 	base.EnterSentinelMode()
+	base.CheckUser = checkLine
 	if err := base.LoadArgs(args); err != nil {
 		return nil, err
 	}

@@ -97,7 +97,9 @@ func (st *store) saveFile(cfg *sentinel.Config) error {
 	}
 	st.base.RewriteSentinel = func(line func(option, text string), processed func(option string)) {
 		for _, l := range cfg.Lines() {
-			line(l.Option, l.Text)
+			if !l.Default || mentions(old, l.Option) {
+				line(l.Option, l.Text)
+			}
 		}
 		for _, o := range processedOptions {
 			processed("sentinel " + o)
@@ -111,6 +113,18 @@ func (st *store) saveFile(cfg *sentinel.Config) error {
 		return err
 	}
 	return st.dropState()
+}
+
+// mentions reports whether a file has a line of an option, "sentinel myid" for
+// example.
+func mentions(file []byte, option string) bool {
+	for line := range strings.Lines(string(file)) {
+		args, err := config.SplitArgs(strings.TrimSpace(line))
+		if err == nil && len(args) > 1 && strings.EqualFold(args[0]+" "+args[1], option) {
+			return true
+		}
+	}
+	return false
 }
 
 // dropState removes state files once sentinel.conf has everything: an old
@@ -172,8 +186,10 @@ func syncDir(dir string) error {
 func (st *store) saveState(cfg *sentinel.Config) error {
 	var body bytes.Buffer
 	for _, l := range cfg.Lines() {
-		body.WriteString(l.Text)
-		body.WriteByte('\n')
+		if !l.Default {
+			body.WriteString(l.Text)
+			body.WriteByte('\n')
+		}
 	}
 	gen := st.generation + 1
 	head := fmt.Sprintf("holdfast-sentinel-state 1 generation=%d operator=%08x length=%d crc32c=%08x\n",
