@@ -51,9 +51,11 @@ type Client struct {
 	// Woff is the stream position after the client's last write: what WAIT waits for.
 	Woff uint64
 
-	multi   []queued
-	watched []watchedKey
-	block   *Block
+	multi []queued
+	// What they take, in bytes, and the number of their arguments.
+	multiMem, multiArgs int
+	watched             []watchedKey
+	block               *Block
 
 	channels, patterns, shardChannels map[string]struct{}
 
@@ -78,15 +80,24 @@ func (c *Client) MultiLen() int {
 }
 
 // MultiMem is the memory of the queued commands in bytes.
-func (c *Client) MultiMem() (n int) {
-	for _, q := range c.multi {
-		n += 24
-		for _, a := range q.args {
-			n += len(a) + 24
-		}
+func (c *Client) MultiMem() int { return c.multiMem }
+
+// MultiArgs is the number of their arguments.
+func (c *Client) MultiArgs() int { return c.multiArgs }
+
+// enqueue adds a command to those that wait for EXEC.
+func (c *Client) enqueue(q queued) {
+	const perCommand = 24 // besides the arguments, as Redis counts it
+	c.multi = append(c.multi, q)
+	c.multiMem += perCommand
+	c.multiArgs += len(q.args)
+	for _, a := range q.args {
+		c.multiMem += len(a)
 	}
-	return n
 }
+
+// dropQueue forgets them.
+func (c *Client) dropQueue() { c.multi, c.multiMem, c.multiArgs = nil, 0, 0 }
 
 // WatchLen is the number of watched keys.
 func (c *Client) WatchLen() int { return len(c.watched) }

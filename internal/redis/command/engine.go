@@ -184,7 +184,7 @@ func (e *Engine) Release(c *Client) {
 	if c.block != nil {
 		e.unblock(c)
 	}
-	c.multi = nil
+	c.dropQueue()
 }
 
 // countError counts an error reply by its code.

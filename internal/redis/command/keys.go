@@ -247,8 +247,18 @@ func (c *Ctx) expireAt(base int64, seconds bool) {
 	when = max(when, 0)
 	c.DB.SetExpire(key, when)
 	c.Int(1)
-	c.Rewrite(argPexpireat, key, I(when))
+	c.rewriteExpire(when, base == 0 && !seconds)
 	c.Changed(NotifyGeneric, "expire", key)
+}
+
+// rewriteExpire propagates a time of expiry as PEXPIREAT, with the options that
+// the command has; exact says that the command is that already.
+func (c *Ctx) rewriteExpire(when int64, exact bool) {
+	if exact {
+		return
+	}
+	args := append(make([][]byte, 0, len(c.Args)), argPexpireat, c.Args[1], I(when))
+	c.Rewrite(append(args, c.Args[3:]...)...)
 }
 
 // alreadyExpired reports whether a time of expiry means to delete at once. A

@@ -269,23 +269,18 @@ func spopCount(c *Ctx) {
 			c.Bulk(m)
 			return true
 		})
-		lazy := c.E.Cfg.LazyfreeLazyServerDel
-		c.DB.Delete(key, lazy)
+		c.DB.Delete(key, c.E.Cfg.LazyfreeLazyServerDel)
 		c.Notify(NotifyGeneric, "del", key)
-		c.Rewrite(delName(lazy), key)
+		c.Rewrite(argDel, key)
 		c.Touched(key)
 		c.E.Dirty += int64(size)
 		return
 	}
-	// One SREM with all of them instead of Redis's one SREM each: the same
-	// outcome in one command.
 	c.Set(int(n))
-	args := make([][]byte, 2, 2+n)
-	args[0], args[1] = argSrem, key
 	for range n {
-		args = append(args, c.popRandom(&s))
+		c.Also(argSrem, key, c.popRandom(&s)) // each by itself, as in Redis
 	}
-	c.Rewrite(args...)
+	c.NoPropagate()
 	c.Touched(key)
 	c.E.Dirty += n
 }

@@ -28,7 +28,7 @@ func (e *Engine) queue(c *Ctx) {
 	if cl.Has(FlagDirtyCAS | FlagDirtyExec) {
 		return
 	}
-	cl.multi = append(cl.multi, queued{c.Spec, copyArgs(c.Args)})
+	cl.enqueue(queued{c.Spec, copyArgs(c.Args)})
 }
 
 // copyArgs copies a request into one allocation of bytes and one of slices.
@@ -48,7 +48,7 @@ func copyArgs(args [][]byte) [][]byte {
 }
 
 func (e *Engine) discard(cl *Client) {
-	cl.multi = nil
+	cl.dropQueue()
 	cl.Flags &^= FlagMulti | FlagDirtyCAS | FlagDirtyExec
 	e.unwatchAll(cl)
 }

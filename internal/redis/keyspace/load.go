@@ -18,6 +18,9 @@ type Loader struct {
 	// DropBeforeMs, if positive, leaves out keys whose expiry is earlier: a
 	// master's start. Unix time in milliseconds.
 	DropBeforeMs int64
+	// OnExpired, if set, is told of each key that is left out for it; the key is
+	// valid during the call.
+	OnExpired func(db int, key []byte)
 	// OnAux and OnOpaque, if set, are told what is not a key of ours; OnOpaque
 	// may refuse by an error.
 	OnAux    func(key, val []byte) error
@@ -244,6 +247,9 @@ func (l *Loader) Opaque(rdb.Type, []byte) error {
 func (l *Loader) EndKey() error {
 	if l.skip {
 		l.Expired++
+		if l.OnExpired != nil {
+			l.OnExpired(l.DB.Index(), l.key)
+		}
 		return nil
 	}
 	if !l.made {

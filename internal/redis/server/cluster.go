@@ -47,6 +47,8 @@ type clusterState struct {
 	owed        owed
 	reply       *cluster.Value // of the command that runs
 	pausedUntil time.Time      // a manual failover holds writes back
+	holding     bool           // packets of this turn wait for its end
+	port        int            // of the bus, as it was opened
 	taken       *cluster.Taken // what became of TakeSlots
 	tlsServer   *tls.Config
 	tlsClient   *tls.Config
@@ -95,6 +97,7 @@ func (s *Server) openCluster() error {
 		return err
 	}
 	s.cluster = c
+	c.port = s.busPort() // CONFIG SET port does not move it
 	s.moves = newSlotMoves(s)
 	if c.core, err = cluster.New(time.Now(), s.clusterConfig(), cluster.Options{Rand: rng, Host: clusterHost{s}, State: state}); err != nil {
 		return err // the state was read before: it is not that
@@ -172,6 +175,9 @@ func (s *Server) busPort() int {
 
 func (s *Server) listenOnBus() error {
 	port := s.busPort()
+	if port > 65535 && s.cfg.ClusterPort == 0 {
+		return errors.New("Redis port number too high. Cluster communication port is 10,000 port numbers higher than your Redis port. Your Redis port number must be 55535 or less.")
+	}
 	if port > 65535 {
 		return errors.New("Redis port number too high for cluster mode. The cluster bus port is the port + 10000, or cluster-port, and must be below 65536. Exiting.")
 	}
@@ -198,7 +204,7 @@ func (s *Server) clusterConfig() cluster.Config {
 	c := s.cfg
 	ms := func(n int64) time.Duration { return time.Duration(min(n, int64(1)<<40)) * time.Millisecond }
 	return cluster.Config{
-		Port: c.Port, TLSPort: c.TLSPort, TLSCluster: c.TLSCluster, BusPort: c.ClusterPort,
+		Port: c.Port, TLSPort: c.TLSPort, TLSCluster: c.TLSCluster, BusPort: s.cluster.port,
 		AnnounceIP: c.ClusterAnnounceIP, AnnounceHostname: c.ClusterAnnounceHostname,
 		AnnouncePort: c.ClusterAnnouncePort, AnnounceTLSPort: c.ClusterAnnounceTLSPort, AnnounceBusPort: c.ClusterAnnounceBusPort,
 		Preferred:   endpointType(c.ClusterPreferredEndpointType),
@@ -491,7 +497,14 @@ func (s *Server) carryOut(effects []cluster.Effect) {
 // for it. The engine's lock is held.
 func (s *Server) settleCluster() {
 	c := s.cluster
-	if c == nil || !c.owed.persist {
+	if c == nil {
+		return
+	}
+	if c.holding {
+		c.holding = false
+		defer c.bus.Release()
+	}
+	if !c.owed.persist {
 		return
 	}
 	sync := c.owed.sync
@@ -572,7 +585,12 @@ func (s *Server) endManualPause() {
 
 // publishOnBus hands a client's message to the other nodes.
 func (s *Server) publishOnBus(channel, message []byte, sharded bool) {
-	s.stepCluster(cluster.Publish{Channel: append([]byte(nil), channel...), Message: append([]byte(nil), message...), Sharded: sharded})
+	// As in Redis the packets go out when the turn is over.
+	if c := s.cluster; !c.holding {
+		c.holding = true
+		c.bus.Hold()
+	}
+	s.stepUnsettled(cluster.Publish{Channel: append([]byte(nil), channel...), Message: append([]byte(nil), message...), Sharded: sharded})
 }
 
 // busLinks are the figures of INFO about links: their number and memory.
@@ -580,8 +598,13 @@ func (s *Server) busLinks() (n int, bytes int64) {
 	if s.cluster == nil {
 		return 0, 0
 	}
-	return s.cluster.bus.Links()
+	n, bytes = s.cluster.bus.Links()
+	return n, bytes + int64(n)*linkMemory
 }
+
+// linkMemory is about what a link takes when nothing waits on it, in bytes: its
+// socket, its goroutine, its place in the tables.
+const linkMemory = 4 << 10
 
 // killBusLinks closes links of a node (DEBUG CLUSTERLINK KILL).
 func (s *Server) killBusLinks(id string, to, from bool) bool {
@@ -620,6 +643,9 @@ func (h clusterHost) Data() cluster.Data {
 			d.MasterSeen = time.Now().Add(-time.Duration(monotonic() - s.repl.link.lastIO.Load()))
 		case s.repl.everConnected:
 			d.MasterSeen = s.repl.downSince
+		}
+		if s.repl.lost || s.e.State.Loading && !s.e.State.AsyncLoading {
+			d.Offset = 0 // there is nothing yet that another could be offered
 		}
 	}
 	for i := range s.ks.NumDB() {

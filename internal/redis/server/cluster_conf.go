@@ -36,7 +36,7 @@ func openNodesFile(fs vfs.FS, dir, name string, log *process.Logger) (*nodesFile
 	n := &nodesFile{fs: fs, dir: dir, name: name, path: fs.PathJoin(dir, name)}
 	held, err := fs.OpenReadWrite(n.path, vfs.WriteCategoryUnspecified)
 	if err != nil {
-		return nil, nil, fmt.Errorf("Can't open %s in order to acquire a lock: %w", n.path, err)
+		return nil, nil, fmt.Errorf("Can't open %s in order to acquire a lock: %s", name, errnoText(err))
 	}
 	n.held = held
 	if err := flock(held); err != nil {

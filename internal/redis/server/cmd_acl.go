@@ -155,7 +155,17 @@ func (s *Server) cmdACLFile(c *command.Ctx) {
 
 const errOneUser = "ERR this server has one user, default, whose password is requirepass: users cannot be made or changed"
 
-func cmdACLSetuser(c *command.Ctx) { c.Err(errOneUser) }
+func cmdACLSetuser(c *command.Ctx) {
+	redactFrom(c, 2)
+	c.Err(errOneUser)
+}
+
+// redactFrom hides arguments that may be secrets from SLOWLOG.
+func redactFrom(c *command.Ctx, first int) {
+	for i := first; i < len(c.Args); i++ {
+		c.Args[i] = redacted
+	}
+}
 
 func cmdACLDeluser(c *command.Ctx) {
 	for _, a := range c.Args[2:] {

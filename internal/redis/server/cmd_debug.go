@@ -72,6 +72,7 @@ var debugSubs = []debugSub{
 	{"sdslen", 3, 3, debugSdslen},
 	{"segfault", 0, 0, debugSegfault},
 	{"set-active-expire", 3, 3, debugSetActiveExpire},
+	{"set-disable-deny-scripts", 3, 3, func(_ *Server, c *command.Ctx) { c.OK() }}, // there are no scripts
 	{"set-skip-checksum-validation", 3, 3, debugSkipChecksum},
 	{"sleep", 3, 3, debugSleep},
 	{"stringmatch-test", 2, 2, debugStringmatch},

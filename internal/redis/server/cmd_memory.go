@@ -47,7 +47,7 @@ func (s *Server) cmdMemoryStats(c *command.Ctx) {
 		c.Double(f)
 	}
 	ints("peak.allocated", m.peak, "total.allocated", m.used, "startup.allocated", m.startup, "replication.backlog", m.backlog,
-		"clients.slaves", m.conns.replicas, "clients.normal", m.conns.normal, "cluster.links", int64(0), "aof.buffer", m.journal,
+		"clients.slaves", m.forReplicas, "clients.normal", m.conns.normal, "cluster.links", int64(0), "aof.buffer", m.journal,
 		"lua.caches", int64(0), "functions.caches", int64(0))
 	for _, i := range used {
 		main, expires := s.indexMemory(i)

@@ -458,9 +458,9 @@ func (s *Server) abortFailover(why string) {
 		return
 	}
 	if f.Host != "" {
-		s.log.Notice("Aborting failover to %s:%d: %s", f.Host, f.Port, why)
+		s.log.Notice("FAILOVER to %s:%d aborted: %s", f.Host, f.Port, why)
 	} else {
-		s.log.Notice("Aborting failover: %s", why)
+		s.log.Notice("FAILOVER to any replica aborted: %s", why)
 	}
 	if f.Phase == replication.FailoverInProgress {
 		s.becomeMaster()

@@ -162,6 +162,7 @@ func (c *conn) closeLater(afterReply bool) {
 func (c *conn) execute(buf []byte) (taken int, more bool) {
 	s, cl := c.s, c.cl
 	cl.LastMs = s.e.NowMs
+	c.sizes.received(len(buf), 0)
 	c.executing = len(buf)
 	defer func() {
 		c.executing = 0
@@ -194,6 +195,7 @@ func (c *conn) execute(buf []byte) (taken int, more bool) {
 			}
 			if held := len(cl.Buf); held > uncountedOutput {
 				c.checkOutputLimit(c.outPending + int64(held))
+				c.countMemory()
 			}
 		}
 		taken += used
@@ -237,8 +239,12 @@ func (c *conn) takeReply() {
 			}
 		}
 	}
-	if n := len(c.out) - c.outPos; n > 0 {
-		c.checkOutputLimit(int64(n))
+	if n := int64(len(c.out) - c.outPos); n > 0 {
+		if n > uncountedOutput { // it counts for maxmemory until it is gone
+			c.outPending, c.held = n, n
+			c.countMemory()
+		}
+		c.checkOutputLimit(n)
 	}
 	c.ending = c.closeWhen
 }
@@ -341,7 +347,7 @@ func (c *conn) keepRest(buf []byte, taken int, own bool) {
 	default:
 		c.in = append(c.in[:0], rest...)
 	}
-	c.sizes.received(len(buf), cap(c.in))
+	c.sizes.room = max(c.sizes.room, cap(c.in))
 	if len(rest) > 0 || c.inSize != int64(cap(c.in)) || c.inPending != 0 {
 		c.noteInput()
 	}

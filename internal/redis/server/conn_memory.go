@@ -101,7 +101,7 @@ func (s *Server) bufferCron(c *conn, idleMs int64) {
 func (c *conn) memory() int64 {
 	cl := c.cl
 	channels, patterns, shard := cl.Subs()
-	n := clientBase + c.inSize + c.outPending + int64(cap(cl.Buf)+cl.MultiMem()+len(cl.Name))
+	n := clientBase + c.inSize + c.outPending + int64(cap(cl.Buf)+cl.MultiMem()+cl.MultiArgs()*24+len(cl.Name))
 	return n + int64(cl.WatchLen())*watchedCost + int64(channels+patterns+shard)*subscribedCost
 }
 
@@ -148,8 +148,29 @@ func (c *conn) countMemory() {
 	if n != c.counted {
 		s.cron.counted += n - c.counted
 		c.counted = n
-		s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted)
+		s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted + s.cron.backlog)
 	}
+}
+
+// countExtra makes everything that is not data count for maxmemory. The engine's
+// lock is held.
+func (s *Server) countExtra() {
+	s.cron.backlog, _ = s.backlogMemory()
+	s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted + s.cron.backlog)
+}
+
+// backlogMemory is what the stream holds in memory, in bytes, while there are
+// replicas: as much as repl-backlog-size, and what it holds beyond that because
+// a replica is slow, which does not count for maxmemory. Without replicas it is
+// a part of the process like any other. The engine's lock is held.
+func (s *Server) backlogMemory() (backlog, forReplicas int64) {
+	st := s.persist.stream
+	if st == nil || len(s.repl.links) == 0 {
+		return 0, 0
+	}
+	window := int64(st.Stats().WindowBytes)
+	backlog = min(window, int64(s.cfg.ReplBacklogSize))
+	return backlog, window - backlog
 }
 
 // clientMemoryLimit is maxmemory-clients in bytes, 0 for none.
@@ -197,6 +218,7 @@ func (s *Server) evictClients() {
 		s.log.Notice("Evicting client: %s", largest.describe())
 		s.e.Stat.EvictedClients++
 		s.kill(largest)
+		largest.cl.Buf = nil // nobody is going to read it
 		largest.countMemory()
 	}
 }

@@ -20,6 +20,7 @@ type cronState struct {
 	replyResizing    bool  // the sizes of reply buffers follow their use
 	replyPeakResetMs int64 // how long the peak of a reply buffer is remembered, in milliseconds
 	counted          int64 // of connections, counts for maxmemory
+	backlog          int64 // of the stream, counts for maxmemory
 	baseMemory       int64 // what the process takes without data and connections
 	startMemory      int64
 	paused           bool    // DEBUG PAUSE-CRON
@@ -209,13 +210,15 @@ func (s *Server) measureConns() (m connMemory) {
 		c.countMemory()
 	}
 	s.cron.connMemory = m.normal + m.replicas
+	s.countExtra()
 	return m
 }
 
 // usedMemory is INFO's used_memory: the data, what connections hold, and the
 // process itself.
 func (s *Server) usedMemory() int64 {
-	return s.cron.baseMemory + s.ks.UsedMemory() + s.cron.connMemory
+	backlog, forReplicas := s.backlogMemory()
+	return s.cron.baseMemory + s.ks.UsedMemory() + s.cron.connMemory + backlog + forReplicas
 }
 
 // measureBase finds out what the process takes before it has data: like in
@@ -226,7 +229,7 @@ func (s *Server) measureBase() {
 	if sample[0].Value.Kind() == metrics.KindUint64 {
 		s.cron.baseMemory = int64(sample[0].Value.Uint64())
 	}
-	s.e.SetExtraMemory(s.cron.baseMemory + s.cron.counted)
+	s.countExtra()
 }
 
 // endPause lets the clients go on that CLIENT PAUSE held, once it is over.

@@ -217,6 +217,7 @@ type memoryFigures struct {
 	resident                                    int64 // of data: what the arena has mapped
 	conns                                       connMemory
 	backlog, journal                            int64
+	forReplicas                                 int64 // of the stream, beyond the backlog: what slow replicas need yet
 	datasetPerc, peakPerc                       float64
 }
 
@@ -228,10 +229,10 @@ func (s *Server) memoryFigures() (m memoryFigures) {
 	m.rss = readRSS()
 	m.resident = max(min(m.rss, s.ks.UsedMemory()), 1)
 	if st := s.persist.stream; st != nil {
-		figures := st.Stats()
-		m.backlog, m.journal = int64(figures.WindowBytes), int64(figures.Buffered)
+		m.journal = int64(st.Stats().Buffered)
 	}
-	m.overhead = m.startup + s.cron.connMemory
+	m.backlog, m.forReplicas = s.backlogMemory()
+	m.overhead = m.startup + s.cron.connMemory + m.backlog + m.forReplicas
 	for i := range s.ks.NumDB() {
 		main, expires := s.indexMemory(i)
 		m.overhead += main + expires
@@ -277,9 +278,9 @@ func (s *Server) infoMemory(w *infoText) {
 	w.f("rss_overhead_ratio:%.2f", ratio(m.rss, m.resident))
 	w.ints("rss_overhead_bytes", m.rss-m.resident)
 	w.f("mem_fragmentation_ratio:%.2f", ratio(m.rss, m.used))
-	w.ints("mem_fragmentation_bytes", m.rss-m.used, "mem_not_counted_for_evict", m.conns.replicas,
-		"mem_replication_backlog", m.backlog, "mem_total_replication_buffers", m.backlog+m.conns.replicas,
-		"mem_clients_slaves", m.conns.replicas, "mem_clients_normal", m.conns.normal, "mem_cluster_links", busMemory, "mem_aof_buffer", m.journal)
+	w.ints("mem_fragmentation_bytes", m.rss-m.used, "mem_not_counted_for_evict", m.conns.replicas+m.forReplicas,
+		"mem_replication_backlog", m.backlog, "mem_total_replication_buffers", m.backlog+m.forReplicas,
+		"mem_clients_slaves", m.forReplicas, "mem_clients_normal", m.conns.normal, "mem_cluster_links", busMemory, "mem_aof_buffer", m.journal)
 	w.raw("mem_allocator:arena\r\n")
 	w.ints("active_defrag_running", s.cron.defrag.running)
 	w.ints("lazyfree_pending_objects", s.ks.PendingFree(), "lazyfreed_objects", s.ks.LazyFreed())

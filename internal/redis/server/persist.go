@@ -50,6 +50,7 @@ type persistence struct {
 	lastCkptFailed     bool
 	ckpts              int64
 	loadedKeys         int64
+	atLoad             *journal.Memory // what expired while dump.rdb was loaded, nil: nothing
 	expiredKeys        int64
 	loadStart          time.Time
 	loadTotal          int64
@@ -284,7 +285,9 @@ func (s *Server) importData() error {
 	if old := s.fs.PathJoin(s.cfg.Dir, s.cfg.AppendFilename); s.isFile(old) {
 		return s.importAOFFile(old, s.replayClient())
 	}
-	return s.importDump()
+	// A journal begins behind this, so what has expired is kept until it expires
+	// once more: replicas that return learn of it by the journal.
+	return s.importDump(true)
 }
 
 func (s *Server) isFile(path string) bool {
@@ -292,12 +295,13 @@ func (s *Server) isFile(path string) bool {
 	return err == nil && !st.IsDir()
 }
 
-func (s *Server) importDump() error {
+// importDump loads dump.rdb if there is one.
+func (s *Server) importDump(keepExpired bool) error {
 	path := s.fs.PathJoin(s.cfg.Dir, s.cfg.DBFilename)
 	if !s.isFile(path) {
 		return nil
 	}
-	facts, err := s.loadFile(s.fs, path, !s.cfg.ReplicaOf.IsZero())
+	facts, err := s.loadFile(s.fs, path, keepExpired)
 	if err != nil {
 		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", err)
 	}
@@ -312,13 +316,46 @@ func (s *Server) loadDump() error {
 	if st, err := s.journalFS().Stat(s.fs.PathJoin(s.journalPath(), "journal.manifest-a")); err == nil && !st.IsDir() {
 		s.log.Warning("There is a journal in %s, but appendonly is no: it is not read. Start with --appendonly yes to use it.", s.journalPath())
 	}
-	if err := s.importDump(); err != nil {
+	if err := s.importDump(!s.cfg.ReplicaOf.IsZero() || s.isReplicaNode()); err != nil {
 		return err
 	}
-	m := journal.NewMemory(int(s.cfg.ReplBacklogSize))
-	m.Reset(s.repl.startOffset())
+	m := s.persist.atLoad
+	if s.persist.atLoad = nil; m == nil {
+		m = journal.NewMemory(int(s.cfg.ReplBacklogSize))
+		m.Reset(s.repl.startOffset())
+	}
 	s.persist.stream = m
 	return nil
+}
+
+// expiredAtLoad writes the stream of a master that starts without a journal: the
+// keys of its dump.rdb that have expired. Replicas that know the history that the
+// file names go on where it ends, and have those keys yet.
+type expiredAtLoad struct {
+	s     *Server
+	facts *rdbFacts
+	db    int // that the stream is at
+	buf   []byte
+}
+
+func (x *expiredAtLoad) drop(db int, key []byte) {
+	if x.facts.replID == "" || !x.facts.hasOffset {
+		return
+	}
+	p := &x.s.persist
+	if p.atLoad == nil {
+		p.atLoad = journal.NewMemory(int(x.s.cfg.ReplBacklogSize))
+		p.atLoad.Reset(x.facts.replOffset)
+		x.db = -1
+	}
+	x.buf = x.buf[:0]
+	if db != x.db {
+		x.db = db
+		x.buf = resp.AppendCommandBytes(x.buf, [][]byte{[]byte("SELECT"), strconv.AppendInt(nil, int64(db), 10)})
+	}
+	x.buf = resp.AppendCommandBytes(x.buf, [][]byte{[]byte("DEL"), key})
+	p.atLoad.Append(journal.TypeStream, 0, x.buf)
+	_ = p.atLoad.Flush() // memory does not fail
 }
 
 // rdbFacts are the auxiliary fields of a snapshot that matter here.
@@ -389,6 +426,7 @@ func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
 	l := &keyspace.Loader{KS: s.ks, DB: s.ks.DB(0), OnAux: facts.aux, OnOpaque: opaqueKey, OnFunc: functionCode}
 	if !keepExpired {
 		l.DropBeforeMs = time.Now().UnixMilli()
+		l.OnExpired = (&expiredAtLoad{s: s, facts: &facts}).drop
 	}
 	progress := func(n int64) {
 		s.persist.loadDone.Store(n)

@@ -105,7 +105,8 @@ func (s *Server) startReplication() error {
 		if s.repl.restored {
 			// What a replica may hold beyond the recovered end was never
 			// durable here, so this server goes on under a new id.
-			return s.newHistory()
+			s.e.Reselect()
+			return s.newHistoryAt(s.repl.startOffset())
 		}
 		return nil
 	}
@@ -114,9 +115,12 @@ func (s *Server) startReplication() error {
 }
 
 // newHistory begins a history of this server's own at the end of the stream.
-func (s *Server) newHistory() error {
+func (s *Server) newHistory() error { return s.newHistoryAt(s.streamEnd()) }
+
+// newHistoryAt begins it at a position before the end.
+func (s *Server) newHistoryAt(pos uint64) error {
 	s.repl.id()
-	s.repl.hist.Shift(randomID(), s.streamEnd())
+	s.repl.hist.Shift(randomID(), pos)
 	s.log.Warning("Setting secondary replication ID to %s, valid up to offset: %d. New replication ID is %s",
 		s.repl.hist.ID2, s.repl.hist.SecondOffset(), s.repl.hist.ID)
 	return s.storeHistory()
@@ -454,4 +458,10 @@ func describeClient(cl *command.Client) string {
 func (s *Server) changeReplID() error {
 	s.repl.hist.Replace(randomID())
 	return s.storeHistory()
+}
+
+// isReplicaNode reports whether nodes.conf makes this server a replica, which is
+// known before its data is loaded.
+func (s *Server) isReplicaNode() bool {
+	return s.cluster != nil && !s.cluster.core.Status().Master
 }

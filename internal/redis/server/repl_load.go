@@ -115,7 +115,7 @@ func (t *transfer) open() error {
 	for line == "" {
 		var err error
 		if line, err = t.l.line(t.nc, t.timeout); err != nil {
-			return linkErrorf("I/O error reading bulk count from MASTER: %s", errnoText(cause(err)))
+			return readError(err, silentBulk, "I/O error reading bulk count from MASTER: %s")
 		}
 		if len(line) > 0 && line[0] == '-' {
 			return linkErrorf("MASTER aborted replication with an error: %s", line[1:])
@@ -219,7 +219,7 @@ func (t *transfer) receive() error {
 			break
 		}
 		if err != nil {
-			return linkErrorf("I/O error trying to sync with MASTER: %s", errnoText(cause(err)))
+			return readError(err, silentBulk, "I/O error trying to sync with MASTER: %s")
 		}
 	}
 	if err := t.seal(); err != nil {

@@ -122,6 +122,7 @@ func (s *Server) detach(l *replicaLink) {
 		s.listGateway(g, false)
 	}
 	l.close()
+	s.trimBacklog()
 	s.log.Warning("Connection with replica %s lost.", l.name())
 }
 
@@ -499,7 +500,7 @@ func (s *Server) failoverCron(now time.Time) {
 		s.log.Notice("Failover target %s:%d is synced, failing over.", f.Host, f.Port)
 		s.handOver()
 	case replication.FailoverForce:
-		s.log.Notice("Failover to %s:%d time out exceeded, failing over.", f.Host, f.Port)
+		s.log.Notice("FAILOVER to %s:%d time out exceeded, failing over.", f.Host, f.Port)
 		s.handOver()
 	case replication.FailoverGiveUp:
 		s.abortFailover("Replica never caught up before timeout")

@@ -203,6 +203,9 @@ func (l *masterLink) lost(err error) bool {
 	var down linkError
 	if errors.As(err, &down) {
 		s.log.Warning("%s", string(down))
+		if down == silentMaster || down == silentBulk {
+			s.log.Notice("Reconnecting to MASTER %s:%d after failure", l.master.Host, l.master.Port)
+		}
 	}
 	s.setLinkState(linkConnect)
 	return true
@@ -398,9 +401,24 @@ func (l *masterLink) ask(nc net.Conn, f linkFacts, args ...string) (string, erro
 	}
 	reply, err := l.line(nc, f.timeout)
 	if err != nil {
-		return "", linkErrorf("Failed to read response from the server: %s", errnoText(cause(err)))
+		return "", readError(err, silentMaster, "Failed to read response from the server: %s")
 	}
 	return reply, nil
+}
+
+// A master that says nothing, before and while it sends its data.
+const (
+	silentMaster = linkError("Timeout connecting to the MASTER...")
+	silentBulk   = linkError("Timeout receiving bulk data from MASTER... If the problem persists try to set the 'repl-timeout' parameter in redis.conf to a larger value.")
+)
+
+// readError is why reading failed: silent when the master's time was over, else
+// the format with the error.
+func readError(err error, silent linkError, format string) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return silent
+	}
+	return linkErrorf(format, errnoText(cause(err)))
 }
 
 // handshake makes us known to the master.
@@ -467,7 +485,7 @@ func (l *masterLink) psync(nc net.Conn, f linkFacts) (replication.Reply, error) 
 	for line == "" { // empty lines keep the link alive while the master prepares
 		var err error
 		if line, err = l.line(nc, f.timeout); err != nil {
-			return replication.Reply{}, linkErrorf("Master did not reply to PSYNC: %s", errnoText(cause(err)))
+			return replication.Reply{}, readError(err, silentMaster, "Master did not reply to PSYNC: %s")
 		}
 	}
 	reply := replication.ParseReply(line)

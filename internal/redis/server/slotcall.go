@@ -142,7 +142,7 @@ func (s *Server) askForFeed(e slotmove.Dial) {
 		}
 		s.e.Lock()
 		now := m.takes[e.Job]
-		if ctl != nil && (now != t || err != nil && !passing(err)) {
+		if ctl != nil && (now != t || t.over || err != nil && !passing(err)) {
 			ctl.close()
 		} else {
 			t.ctl = ctl
@@ -161,16 +161,41 @@ func (s *Server) askForFeed(e slotmove.Dial) {
 // sendPrepared tells the source that everything is here.
 func (s *Server) sendPrepared(job string) {
 	t := s.moves.takes[job]
-	if t == nil || t.ctl == nil {
+	if t == nil {
 		s.postSlots(slotmove.Broken{Job: job, Why: "the connection to the source is gone"})
 		return
 	}
-	ctl := t.ctl
 	go func() {
-		if _, err := ctl.do("HOLDFAST.SLOTS", "PREPARED", job); err != nil {
+		if err := s.tellSource(t, "HOLDFAST.SLOTS", "PREPARED", job); err != nil {
 			s.tellSlots(slotmove.Broken{Job: job, Why: "the source does not answer: " + callError(err)})
 		}
 	}()
+}
+
+// tellSource says something to the source of an import, over the connection on
+// which it was asked to feed. Its feed may be here before its answer to that.
+func (s *Server) tellSource(t *slotTake, args ...string) error {
+	var ctl *slotCall
+	for end := time.Now().Add(slotCallTimeout); ; time.Sleep(replicaPoll) {
+		s.e.Lock()
+		ctl, t.ctl = t.ctl, nil // ours for now
+		s.e.Unlock()
+		if ctl != nil {
+			break
+		}
+		if time.Now().After(end) {
+			return errors.New("the connection to the source is gone")
+		}
+	}
+	_, err := ctl.do(args...)
+	s.e.Lock()
+	defer s.e.Unlock()
+	if t.over || err != nil {
+		ctl.close()
+	} else {
+		t.ctl = ctl
+	}
+	return err
 }
 
 // askAbout asks or tells a node about a job.

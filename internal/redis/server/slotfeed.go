@@ -157,6 +157,7 @@ func (s *Server) closeFeed(job string) {
 	}
 	if t := m.takes[job]; t != nil {
 		delete(m.takes, job)
+		t.over = true
 		if t.ctl != nil {
 			t.ctl.close()
 		}

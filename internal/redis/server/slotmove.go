@@ -40,6 +40,7 @@ type slotMoves struct {
 
 // slotTake is the target's end of a job.
 type slotTake struct {
+	over   bool // closed: ctl is to be closed by whoever uses it now
 	ctl    *slotCall
 	stream *command.Client // which the source's data comes from; nil: none yet
 	bytes  int64
@@ -337,17 +338,14 @@ func (s *Server) syncMark(job string) {
 // presync brings the disk close to the end of the stream.
 func (s *Server) presync(job string) {
 	pos, stream := s.streamEnd(), s.persist.stream
-	ctl := (*slotCall)(nil)
-	if t := s.moves.takes[job]; t != nil {
-		ctl = t.ctl
-	}
+	t := s.moves.takes[job]
 	go func() {
 		err := stream.Flush()
 		if err == nil {
 			err = stream.Sync(pos)
 		}
-		if err == nil && ctl != nil {
-			_, err = ctl.do("HOLDFAST.SLOTS", "SYNCED", job)
+		if err == nil && t != nil {
+			err = s.tellSource(t, "HOLDFAST.SLOTS", "SYNCED", job)
 		}
 		if err != nil {
 			s.tellSlots(slotmove.Broken{Job: job, Why: callError(err)})
