@@ -265,6 +265,17 @@ func (b *Bus) Hold() {
 	b.out.Unlock()
 }
 
+// Release ends a Hold without writing: another goroutine does, soon.
+func (b *Bus) Release() {
+	b.out.Lock()
+	b.holds--
+	b.out.Unlock()
+	select {
+	case b.flusher <- struct{}{}:
+	default: // it has been told
+	}
+}
+
 // Flush ends a Hold and writes what is queued, as far as the sockets take it.
 func (b *Bus) Flush() {
 	b.out.Lock()
