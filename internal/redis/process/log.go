@@ -8,6 +8,7 @@ import (
 	"log/syslog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -60,6 +61,9 @@ func NewLogger(o LogOptions) (*Logger, error) {
 	}
 	f, err := openLog(c.LogFile)
 	if err == nil {
+		// The stacks of a crash go there, too: a daemon has no standard error.
+		// Where that is not possible they are lost, which is no reason not to run.
+		_ = debug.SetCrashOutput(f, debug.CrashOptions{})
 		err = f.Close()
 	}
 	if err == nil {
