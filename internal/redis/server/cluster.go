@@ -48,6 +48,7 @@ type clusterState struct {
 	reply       *cluster.Value // of the command that runs
 	pausedUntil time.Time      // a manual failover holds writes back
 	holding     bool           // packets of this turn wait for its end
+	started     bool           // what nodes.conf says has been carried out
 	port        int            // of the bus, as it was opened
 	taken       *cluster.Taken // what became of TakeSlots
 	tlsServer   *tls.Config
@@ -259,6 +260,7 @@ func (s *Server) startCluster() bool {
 	s.settleCluster()
 	// Keys of slots that were on their way are no sign of anything.
 	s.stepCluster(cluster.DataLoaded{Except: s.moves.core.Table().Slots()})
+	s.cluster.started = true
 	return s.repl.isReplica.Load()
 }
 
@@ -545,7 +547,9 @@ func (s *Server) carryOutData(e cluster.Effect) {
 		if e.PlainPort != 0 && !s.cfg.TLSReplication {
 			port = e.PlainPort
 		}
-		s.becomeReplica(config.ReplicaOf{Host: e.IP, Port: port}, !s.e.State.Loading && s.cluster.core != nil && s.e.Stream != nil)
+		// Who is followed at the start is no new decision: if that master has lost
+		// its data meanwhile, ours must not go the same way.
+		s.becomeReplica(config.ReplicaOf{Host: e.IP, Port: port}, c.started)
 	case cluster.Promote:
 		s.becomeMaster()
 	case cluster.EmptyData:
