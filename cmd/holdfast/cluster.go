@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"holdfast/internal/ops"
+	"holdfast/internal/redis/config"
 )
 
 // clusterFlags are those that all verbs of `cluster` have.
@@ -37,7 +38,10 @@ func clusterCommand() *cobra.Command {
 
 A verb that changes something shows its plan first and asks; --yes is for scripts, --dry-run shows the plan only.
 It may be ended at any point, by kill -9 too: the same command goes on where it was, and every verb that moves slots first
-closes the slots that an interrupted one left open.
+waits for moves that run by themselves, and closes the slots that an interrupted one left open.
+
+Between masters of ours, with replicas of ours, slots move as a stream and change their owner in one step. With a genuine node in
+either shard, or with --by-key, they move key by key.
 
 Flags may be written as redis-cli writes them, with --cluster- in front.
 Exit code: 0 healthy or done, 1 degraded or partly done, 2 down or refused.`,
@@ -98,6 +102,11 @@ func (f *clusterFlags) moving(c *cobra.Command) {
 	p.Var((*milliseconds)(&f.o.MigrateTimeout), "timeout", "timeout of MIGRATE: milliseconds, or with a unit (60s)")
 	p.IntVar(&f.o.Pipeline, "pipeline", 0, "keys per MIGRATE (0: as many as take a few milliseconds)")
 	p.BoolVar(&f.o.Replace, "replace", false, "a key that the target has already is overwritten")
+}
+
+// streaming is the flag of verbs that move slots on purpose.
+func (f *clusterFlags) streaming(c *cobra.Command) {
+	c.Flags().BoolVar(&f.o.ByKey, "by-key", false, "move slots key by key, as genuine Redis wants it, between nodes of ours too")
 }
 
 // milliseconds is a duration that may be written as redis-cli has it.
@@ -324,6 +333,7 @@ Run again with the same flags after an interruption, it moves what is left of th
 		}),
 	}
 	f.moving(c)
+	f.streaming(c)
 	c.Flags().StringSliceVar(&o.From, "from", nil, "sources, with commas between; all other masters if not given, or \"all\"")
 	c.Flags().StringVar(&o.To, "to", "", "the master that gets them")
 	c.Flags().IntVar(&o.Slots, "slots", 0, "how many")
@@ -358,6 +368,7 @@ Masters without slots are left without unless --use-empty-masters is given, or t
 		}),
 	}
 	f.moving(c)
+	f.streaming(c)
 	c.Flags().StringSliceVar(&o.Weights, "weight", nil, "NODE=W: share of a master")
 	c.Flags().Float64Var(&o.Threshold, "threshold", 2, "percent that a master may be off its share before slots move")
 	c.Flags().BoolVar(&o.UseEmpty, "use-empty-masters", false, "give slots to masters without any")
@@ -414,6 +425,7 @@ all others forget it. NODE is an id, the beginning of one, or an address.`,
 		}),
 	}
 	f.moving(c)
+	f.streaming(c)
 	return c
 }
 
@@ -521,4 +533,40 @@ func clusterHelp() *cobra.Command {
 			return parent.Help()
 		},
 	}
+}
+
+// loadFlags are those that only the drill reshard-under-load has.
+type loadFlags struct {
+	o     ops.LoadOptions
+	bytes string
+}
+
+func (f *loadFlags) register(c *cobra.Command) {
+	c.Long = `Moves slots between two masters of a cluster while clients write to just these slots, then counts what was lost or doubled. It
+prints the throughput of the move, how long slots paused, and whatever clients were told but OK and MOVED.
+
+With --kill it kills (kill -9) the source, the target or the administrator at a random step of the move; the seed is printed. 'holdfast up'
+starts a node again; the drill waits until the cluster is whole again by itself, and then has the administrator move what is left.
+Exit code: 0 nothing lost and no errors, 1 writes lost, doubled or failed, 2 it did not move or is not healthy again.`
+	c.Example = `  holdfast drill reshard-under-load
+  holdfast drill reshard-under-load --bytes 1gb --slots 1000
+  holdfast drill reshard-under-load --slots 1000 --kill target`
+	p := c.Flags()
+	p.StringVar(&f.bytes, "bytes", "", "how large the values are, together, that move (1gb; default: --fill)")
+	p.StringVar(&f.o.Kill, "kill", "", "kill the source, the target or the administrator at a random step")
+	p.Uint64Var(&f.o.Seed, "seed", 0, "draws the step of --kill (0: any)")
+	p.BoolVar(&f.o.ByKey, "by-key", false, "move slots key by key")
+}
+
+func (f *loadFlags) run(ctx context.Context, o ops.DrillOptions) (drillReport, error) {
+	l := f.o
+	l.DrillOptions = o
+	if f.bytes != "" {
+		n, ok := config.ParseMemory(f.bytes)
+		if !ok || n == 0 || n > 1<<40 {
+			return nil, fmt.Errorf("--bytes %s: write a number with a unit, as 64mb or 1gb", f.bytes)
+		}
+		l.Bytes = int64(n)
+	}
+	return ops.ReshardUnderLoad(ctx, l)
 }

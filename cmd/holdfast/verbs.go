@@ -225,7 +225,7 @@ func drillCommand() *cobra.Command {
   holdfast drill lose-disk --disk 2        # after: holdfast up --array-level 5 --members 4`,
 	}
 	o := ops.DrillOptions{Out: os.Stdout}
-	add := func(name, short string, run func(context.Context, ops.DrillOptions) (drillReport, error)) {
+	add := func(name, short string, run func(context.Context, ops.DrillOptions) (drillReport, error)) *cobra.Command {
 		sub := &cobra.Command{
 			Use: name, Short: short, Args: cobra.NoArgs,
 			Long: short + `, while a probe client writes and records every acknowledged write; then print what was
@@ -247,14 +247,16 @@ Exit code: 0 nothing lost, 1 acknowledged writes lost, 2 it is not healthy again
 			},
 		}
 		c.AddCommand(sub)
+		return sub
 	}
 	add("kill-primary", "Kill the master's process (kill -9)", failover(ops.KillPrimary))
 	add("pause-primary", "Stop the master's process for a while (SIGSTOP)", failover(ops.PausePrimary))
 	add("partition", "Cut the master off from everybody but one client, and let it come back", partition(ops.Partition))
 	add("kill-host", "Kill as many masters of a cluster at once as leave a majority (kill -9)", failover(ops.KillHost))
-	add("reshard-under-load", "Move slots between two masters of a cluster", func(ctx context.Context, o ops.DrillOptions) (drillReport, error) {
-		return ops.ReshardUnderLoad(ctx, o)
-	})
+	load := loadFlags{}
+	load.register(add("reshard-under-load", "Move slots between two masters of a cluster", func(ctx context.Context, o ops.DrillOptions) (drillReport, error) {
+		return load.run(ctx, o)
+	}))
 	add("lose-disk", "Take a disk of the master's array away, and bring it back", diskDrill(ops.LoseDisk))
 	add("corrupt-disk", "Flip bytes on a disk of the master's array", diskDrill(ops.CorruptDisk))
 	f := c.PersistentFlags()

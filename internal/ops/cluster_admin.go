@@ -25,6 +25,7 @@ type ClusterOptions struct {
 	Settle         time.Duration // how long views may take to agree
 	Pipeline       int           // keys per MIGRATE; 0: as many as the source moves without a pause that clients notice
 	Replace        bool          // a key that both ends have is overwritten by the source's
+	ByKey          bool          // slots move key by key between nodes of ours, too
 	Yes            bool
 	DryRun         bool
 	JSON           bool
@@ -41,6 +42,11 @@ type clusterAdmin struct {
 	res   *ClusterResult
 	began time.Time
 	batch batchSize
+	// shards is the shard of each node that was ever seen; see noteShards.
+	shards map[string]string
+	mu     sync.Mutex
+	// streams says which nodes, by id, move slots as a stream. Guarded by mu.
+	streams map[string]bool
 	// before is called before every command that changes a node; an error stands
 	// for the end of the administrator just there. For tests.
 	before func(addr string, args []string) error
@@ -49,16 +55,22 @@ type clusterAdmin struct {
 func newClusterAdmin(verb string, o ClusterOptions) *clusterAdmin {
 	return &clusterAdmin{
 		o: o, began: time.Now(), res: &ClusterResult{Verb: verb},
-		pool: newPool(clusterAuth{o.User, o.Pass, o.TLS}, o.Timeout),
+		pool:   newPool(clusterAuth{o.User, o.Pass, o.TLS}, o.Timeout),
+		shards: map[string]string{}, streams: map[string]bool{},
 	}
 }
 
 func (a *clusterAdmin) close() { a.pool.close() }
 
 // load reads the cluster anew.
-func (a *clusterAdmin) load() (err error) {
-	a.m, err = a.pool.load(a.o.Seeds)
-	return err
+func (a *clusterAdmin) load() error {
+	m, err := a.pool.load(a.o.Seeds)
+	if err != nil {
+		return err
+	}
+	a.m = m
+	a.noteShards()
+	return nil
 }
 
 // errInterrupted is Ctrl-C between two steps.
@@ -181,10 +193,16 @@ func (a *clusterAdmin) partly(err error) (*ClusterResult, error) {
 	return a.res, nil
 }
 
-// begin loads the cluster and closes what an earlier administrator left open.
-// It returns false when the plan was only to be shown.
+// begin loads the cluster, waits for moves that run, and closes what an earlier
+// administrator left open. It returns false when the plan was only to be shown.
 func (a *clusterAdmin) begin(ctx context.Context) (bool, error) {
 	if err := a.load(); err != nil {
+		return false, err
+	}
+	if _, err := a.adopt(ctx); err != nil {
+		return false, err
+	}
+	if err := a.calm(ctx); err != nil {
 		return false, err
 	}
 	if len(a.m.openSlots()) == 0 {
@@ -205,6 +223,41 @@ func (a *clusterAdmin) begin(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	return true, a.waitClosed(ctx)
+}
+
+const (
+	// gossipTime is how long nodes that talk to each other take to agree, mostly.
+	gossipTime = 3 * time.Second
+	// tornTime is how long a slot may seem to have no owner because its nodes were
+	// asked one before and one behind its change.
+	tornTime = 500 * time.Millisecond
+)
+
+// calm waits for what gossip changes by itself, a while, and leaves the newest
+// state. Between the target's SETSLOT NODE and the moment when the source hears
+// of it, both own the slots: a plan made then would be about what no longer is
+// when it is carried out.
+func (a *clusterAdmin) calm(ctx context.Context) error {
+	for began := time.Now(); ; {
+		waiting := false
+		for _, p := range judgeCluster(a.m, -1).Problems {
+			switch {
+			case p.Kind == "uncovered":
+				waiting = waiting || time.Since(began) < tornTime
+			case p.Kind == "owners" || p.transient():
+				waiting = true
+			}
+		}
+		if !waiting || time.Since(began) > min(a.o.Settle, gossipTime) {
+			return nil
+		}
+		if !sleep(ctx, settlePoll) {
+			return errInterrupted
+		}
+		if err := a.load(); err != nil {
+			return err
+		}
+	}
 }
 
 // waitClosed waits until what was closed is known everywhere.

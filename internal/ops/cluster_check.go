@@ -50,6 +50,7 @@ type ClusterReport struct {
 	Keys     int64            `json:"keys"`
 	Problems []ClusterProblem `json:"problems"`
 	Nodes    []ClusterRow     `json:"nodes"`
+	Jobs     []ClusterJob     `json:"jobs,omitempty"` // moves of slots that run
 }
 
 // judgeCluster compares the views of all nodes. wantReplicas is how many

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"holdfast/internal/redis/cluster/slot"
 )
@@ -23,6 +22,7 @@ func ClusterCheck(ctx context.Context, verb string, o ClusterCheckOptions) (*Clu
 	if err != nil {
 		return nil, err
 	}
+	r.Jobs = a.runningJobs(true)
 	a.res.Cluster, a.res.Verdict, a.res.Reason = r, r.Verdict, r.Reason
 	for _, p := range r.Problems {
 		switch p.Kind {
@@ -41,9 +41,6 @@ type FixOptions struct {
 	Unreachable bool
 }
 
-// gossipTime is how long nodes that talk to each other take to agree, mostly.
-const gossipTime = 3 * time.Second
-
 // ClusterFix closes open slots, gives every slot exactly one owner, and makes
 // all nodes agree on it.
 func ClusterFix(ctx context.Context, o FixOptions) (*ClusterResult, error) {
@@ -53,9 +50,15 @@ func ClusterFix(ctx context.Context, o FixOptions) (*ClusterResult, error) {
 }
 
 func (a *clusterAdmin) fix(ctx context.Context, o FixOptions) (*ClusterResult, error) {
-	// What gossip mends by itself needs no fixing.
-	if _, err := a.settle(ctx, min(a.o.Settle, gossipTime), -1); err != nil {
+	// What runs, or gossip mends by itself, needs no fixing.
+	if err := a.load(); err != nil {
 		return nil, err
+	}
+	if _, err := a.adopt(ctx); err != nil {
+		return a.notBegun(err)
+	}
+	if err := a.calm(ctx); err != nil {
+		return a.notBegun(err)
 	}
 	work, problems, err := a.planFix(o.Unreachable)
 	if err != nil {

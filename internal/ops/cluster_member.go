@@ -458,6 +458,14 @@ func (a *clusterAdmin) leave(ctx context.Context, n *clusterNode) error {
 	if err := a.loaded(ctx, n.id); err != nil {
 		return err
 	}
+	if now := a.m.byID[n.id]; now != nil && now.up() {
+		if err := a.dropped(ctx, now); err != nil {
+			return err
+		}
+		if err := a.loaded(ctx, n.id); err != nil {
+			return err
+		}
+	}
 	for _, r := range a.m.replicasOf(n.id) {
 		if !r.up() {
 			continue

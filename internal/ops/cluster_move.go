@@ -470,48 +470,43 @@ func slotArgs(verb string, list []int) []string {
 }
 
 // assign makes a master the owner, with a new config epoch so that all others
-// believe it.
+// believe it. SETSLOT NODE does so whatever the master thinks of the slots: that
+// may have changed since they were looked at.
 func (a *clusterAdmin) assign(n *clusterNode, set *slotSet) error {
-	var cmds [][]string
-	var busy []int
-	for _, s := range set.list() {
-		for _, l := range n.view {
-			if l.slots.has(s) && !n.slots.has(s) {
-				busy = append(busy, s)
-			}
-		}
-	}
-	var add []int
-	for _, s := range set.list() {
-		if !n.slots.has(s) {
-			add = append(add, s)
-		}
-	}
-	cmds = append(cmds, []string{"MULTI"})
-	for part := range slices.Chunk(busy, chunk) {
-		cmds = append(cmds, slotArgs("DELSLOTS", part))
-	}
-	for part := range slices.Chunk(add, chunk) {
-		cmds = append(cmds, slotArgs("ADDSLOTS", part))
-	}
+	cmds := [][]string{{"MULTI"}}
 	for _, s := range set.list() {
 		_, mig := n.migrating[s]
 		if _, imp := n.importing[s]; mig || imp {
 			cmds = append(cmds, setslot(s, "STABLE"))
 		}
+		cmds = append(cmds, setslot(s, "NODE", n.id))
 	}
 	cmds = append(cmds, []string{"CLUSTER", "BUMPEPOCH"}, []string{"EXEC"})
 	return a.transaction(n, cmds)
 }
 
 // disown takes slots away from a master and leaves them open there, so that it
-// keeps its keys when another's claim reaches it.
+// keeps its keys when another's claim reaches it. If that has reached it already
+// nothing is left to do.
 func (a *clusterAdmin) disown(n *clusterNode, owner string, set *slotSet) error {
+	now, err := a.pool.loadNode(n.addr())
+	if err != nil {
+		return fmt.Errorf("%s: %s", n.name(), plain(err))
+	}
+	var mine []int
+	for _, s := range set.list() {
+		if now.slots.has(s) {
+			mine = append(mine, s)
+		}
+	}
+	if len(mine) == 0 {
+		return nil
+	}
 	cmds := [][]string{{"MULTI"}}
-	for part := range slices.Chunk(set.list(), chunk) {
+	for part := range slices.Chunk(mine, chunk) {
 		cmds = append(cmds, slotArgs("DELSLOTS", part))
 	}
-	for _, s := range set.list() {
+	for _, s := range mine {
 		cmds = append(cmds, setslot(s, "IMPORTING", owner))
 	}
 	return a.transaction(n, append(cmds, []string{"EXEC"}))
@@ -541,34 +536,77 @@ const (
 )
 
 // moveSlots carries moves out, batch by batch. Between two of them it may be
-// interrupted.
+// interrupted, and a stream at any time.
 func (a *clusterAdmin) moveSlots(ctx context.Context, moves []clusterMove) error {
 	p := a.newCounter("moving", "slot", len(moves))
 	defer p.end()
+	said := false
 	for len(moves) > 0 {
 		if err := stopped(ctx); err != nil {
 			return err
 		}
 		from, to := a.m.byID[moves[0].From], a.m.byID[moves[0].To]
-		batch, err := a.nextBatch(moves, from)
+		why, err := a.byKeyReason(from, to)
 		if err != nil {
 			return err
 		}
-		if err := a.moveBatch(batch, from, to); err != nil {
+		done := 0
+		if why == "" {
+			done, err = a.streamBatch(ctx, moves, p)
+		} else {
+			if !said && !a.o.ByKey && len(a.streams) > 1 && anyTrue(a.streams) {
+				a.say("note: slots move key by key: %s", why)
+				said = true
+			}
+			done, err = a.keyBatch(moves, from, to)
+		}
+		if err != nil {
 			return err
 		}
-		moves = moves[len(batch):]
-		a.res.Slots += len(batch)
-		p.step(len(batch), fmt.Sprintf(", %d keys", a.res.Keys))
+		if moves, err = a.renamed(moves[done:]); err != nil {
+			return err
+		}
+		p.step(done, fmt.Sprintf(", %d keys", a.res.Keys))
 	}
 	return nil
 }
 
+// renamed are moves with the masters that their shards have now.
+func (a *clusterAdmin) renamed(moves []clusterMove) ([]clusterMove, error) {
+	if !slices.ContainsFunc(moves, func(v clusterMove) bool { return !a.usable(v.From) || !a.usable(v.To) }) {
+		return moves, nil
+	}
+	return a.remaining(moves)
+}
+
+func anyTrue(m map[string]bool) bool {
+	for _, v := range m {
+		if v {
+			return true
+		}
+	}
+	return false
+}
+
+// keyBatch moves the first slots of moves key by key, and returns how many.
+func (a *clusterAdmin) keyBatch(moves []clusterMove, from, to *clusterNode) (int, error) {
+	batch, _, err := a.nextBatch(moves, from, batchSlots, batchKeys)
+	if err != nil {
+		return 0, err
+	}
+	if err := a.moveBatch(batch, from, to); err != nil {
+		return 0, err
+	}
+	a.way("by key")
+	a.res.Slots += len(batch)
+	return len(batch), nil
+}
+
 // nextBatch is the first slots of moves, between the same ends, that together
-// hold few keys; at least one.
-func (a *clusterAdmin) nextBatch(moves []clusterMove, from *clusterNode) ([]int, error) {
+// hold few keys, and how many; at least one slot, at most slots.
+func (a *clusterAdmin) nextBatch(moves []clusterMove, from *clusterNode, slots int, most int64) (out []int, keys int64, err error) {
 	var cmds [][]string
-	for _, v := range moves[:min(len(moves), batchSlots)] {
+	for _, v := range moves[:min(len(moves), slots)] {
 		if v.From != moves[0].From || v.To != moves[0].To {
 			break
 		}
@@ -576,18 +614,17 @@ func (a *clusterAdmin) nextBatch(moves []clusterMove, from *clusterNode) ([]int,
 	}
 	v, err := a.pool.pipe(from.addr(), a.o.Timeout, cmds...)
 	if err != nil {
-		return nil, fmt.Errorf("%s: COUNTKEYSINSLOT: %w", from.name(), err)
+		return nil, 0, fmt.Errorf("%s: COUNTKEYSINSLOT: %w", from.name(), err)
 	}
-	var out []int
-	keys := int64(0)
 	for i, r := range v {
 		if err := r.Err(); err != nil {
-			return nil, fmt.Errorf("%s: COUNTKEYSINSLOT: %w", from.name(), err)
+			return nil, 0, fmt.Errorf("%s: COUNTKEYSINSLOT: %w", from.name(), err)
 		}
-		if keys += r.Int; i > 0 && keys > batchKeys {
+		if i > 0 && keys+r.Int > most {
 			break
 		}
+		keys += r.Int
 		out = append(out, moves[i].Slot)
 	}
-	return out, nil
+	return out, keys, nil
 }

@@ -21,9 +21,13 @@ type ClusterResult struct {
 	Plan    []map[string]string `json:"plan,omitempty"`
 	Slots   int                 `json:"slots_moved"`
 	Keys    int64               `json:"keys_moved"`
-	TookMs  int64               `json:"took_ms"`
-	Replies []NodeReply         `json:"replies,omitempty"` // of call
-	Cluster *ClusterReport      `json:"cluster,omitempty"`
+	Bytes   int64               `json:"bytes_moved,omitempty"` // by streams
+	// PausedMs is the longest that a stream had clients of its slots wait.
+	PausedMs int64          `json:"paused_ms_max,omitempty"`
+	Way      string         `json:"way,omitempty"` // stream, by key, or both
+	TookMs   int64          `json:"took_ms"`
+	Replies  []NodeReply    `json:"replies,omitempty"` // of call
+	Cluster  *ClusterReport `json:"cluster,omitempty"`
 }
 
 // NodeReply is what one node answered to `call`.
@@ -85,6 +89,9 @@ func (r *ClusterReport) WriteTable(w io.Writer) {
 			strconv.FormatUint(n.Epoch, 10), dash(n.Memory)})
 	}
 	writeTable(w, []string{"ADDRESS", "ID", "ROLE", "STATE", "SLOTS", "RANGES", "KEYS", "REPLICAS", "EPOCH", "MEMORY"}, rows)
+	for _, j := range r.Jobs {
+		fmt.Fprintf(w, "  %-11s %s\n", "moving", j)
+	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(w, "  %-11s %s\n", p.Kind, p)
 	}

@@ -127,7 +127,16 @@ func clusterStatus(addrs []string, timeout time.Duration, want int) *Status {
 	if st.Verdict == Healthy && len(sick) > 0 {
 		st.Verdict, st.Reason = Degraded, strings.Join(sick, "; ")
 	}
+	for _, j := range jobsIn(p, m) {
+		st.Reason += "; moving " + j.String()
+	}
 	return st
+}
+
+// jobsIn are the moves of slots that run in a cluster.
+func jobsIn(p *pool, m *clusterMap) []ClusterJob {
+	a := &clusterAdmin{pool: p, m: m, streams: map[string]bool{}}
+	return a.runningJobs(true)
 }
 
 // clusterRows orders rows by shard, each master before its replicas, and says

@@ -139,7 +139,7 @@ func TestUpClusterResumesAndSurvivesDrills(t *testing.T) {
 		}
 	}
 	d.Slots, d.FillMB, d.Clients = 40, 4, 4
-	load, err := ReshardUnderLoad(context.Background(), d)
+	load, err := ReshardUnderLoad(context.Background(), LoadOptions{DrillOptions: d})
 	if err != nil || load.Verdict() != Healthy || load.Slots != 40 || load.Acknowledged == 0 || load.Redirects == 0 {
 		t.Fatalf("%v %+v", err, load)
 	}

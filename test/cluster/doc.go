@@ -1,5 +1,6 @@
-// Package cluster tests `holdfast cluster` end to end, as a process, on nodes of
-// genuine Redis: what it builds, moves and mends is what redis-cli and the nodes
-// themselves then say. The administrator is killed at random moments, and its
-// next run must heal.
+// Package cluster tests clusters end to end, as processes: of nodes of ours, of
+// genuine Redis, and of both. `holdfast cluster` and redis-cli build, move and
+// mend them; what they did is what redis-cli, go-redis and the nodes themselves
+// then say. Nodes and administrators are killed at random moments, and must heal
+// by themselves or by the administrator's next run, as far as either is promised.
 package cluster

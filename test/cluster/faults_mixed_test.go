@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ import (
 type benchmark struct {
 	stop      context.CancelFunc
 	wg        sync.WaitGroup
-	ran, died int
+	ran, died atomic.Int64
 }
 
 func benchmarkOnce(ctx context.Context, port int) (string, error) {
@@ -45,9 +46,9 @@ func startBenchmark(x *network) *benchmark {
 		defer b.wg.Done()
 		for i := 0; ctx.Err() == nil; i++ {
 			if _, err := benchmarkOnce(ctx, x.data[i%len(x.data)].port); err == nil {
-				b.ran++
+				b.ran.Add(1)
 			} else if ctx.Err() == nil {
-				b.died++
+				b.died.Add(1)
 			}
 			select { // so that the other tests get something of the processors
 			case <-ctx.Done():
@@ -63,10 +64,7 @@ func (b *benchmark) end(t *testing.T, x *network) {
 	t.Helper()
 	b.stop()
 	b.wg.Wait()
-	t.Logf("redis-benchmark --cluster: %d runs ended well, %d were interrupted by a fault", b.ran, b.died)
-	if b.ran == 0 {
-		t.Error("no run of redis-benchmark ended well")
-	}
+	t.Logf("redis-benchmark --cluster: %d runs ended well, %d were interrupted by a fault", b.ran.Load(), b.died.Load())
 	for _, i := range []int{1, 4} { // one of each make
 		out, err := benchmarkOnce(context.Background(), x.data[i].port)
 		if err != nil || strings.Contains(out, "Error") || !strings.Contains(out, `"SET","`) || !strings.Contains(out, `"GET","`) {
@@ -188,7 +186,7 @@ func onMixed(t *testing.T, test func(t *testing.T, x *trial, which int)) {
 			x.w = writeTo(x.clientAddrs())
 			b := startBenchmark(x.network)
 			defer b.stop()
-			x.nodes[0].eventually("clients write", func() bool { return x.w.wrote() > 200 })
+			x.nodes[0].eventually("clients write", func() bool { return x.w.wrote() > 200 && b.ran.Load() > 0 })
 			test(t, x, which)
 			before := x.w.count()
 			x.nodes[0].eventually("clients go on", func() bool { return x.w.count() > before+200 })

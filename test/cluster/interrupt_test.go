@@ -3,7 +3,8 @@ package cluster
 import (
 	"bytes"
 	"math/rand/v2"
-	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -67,6 +68,13 @@ func killedReshardIsFinishedByTheSameCommand(t *testing.T, k kind) {
 		}
 		kills++
 		whole(t, nodes, "k", keys)
+		// Killed behind its last step, it was at its end: the same command again is
+		// a new one.
+		if from, open := ownSlots(nodes[0]); before[nodes[0].addr()]-from == slots && !open {
+			if to, open := ownSlots(nodes[2]); to-before[nodes[2].addr()] == slots && !open {
+				break
+			}
+		}
 	}
 	t.Logf("killed %d times", kills)
 	if kills == 0 {
@@ -84,9 +92,6 @@ func killedReshardIsFinishedByTheSameCommand(t *testing.T, k kind) {
 func TestAnyVerbClosesWhatAKilledOneLeft(t *testing.T) { onGenuine(t, anyVerbClosesWhatAKilledOneLeft) }
 
 func anyVerbClosesWhatAKilledOneLeft(t *testing.T, k kind) {
-	if os.Getenv("HOLDFAST_SOAK") == "" {
-		t.Skip("failed once in some six full runs, not yet explained: HOLDFAST_SOAK=1 runs it")
-	}
 	const keys = 2000
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -152,4 +157,28 @@ func killedCreateAddAndDel(t *testing.T, k kind) {
 		t.Fatal(r.text)
 	}
 	whole(t, nodes[:3], "k", keys)
+}
+
+// ownSlots counts the slots that a node says to own, and tells whether any is
+// open there.
+func ownSlots(n *node) (count int, open bool) {
+	for line := range strings.Lines(n.do("CLUSTER", "NODES").Text()) {
+		if !strings.Contains(line, "myself") {
+			continue
+		}
+		for _, f := range strings.Fields(line)[8:] {
+			if f[0] == '[' {
+				open = true
+				continue
+			}
+			first, last, isRange := strings.Cut(f, "-")
+			a, _ := strconv.Atoi(first)
+			b := a
+			if isRange {
+				b, _ = strconv.Atoi(last)
+			}
+			count += b - a + 1
+		}
+	}
+	return count, open
 }

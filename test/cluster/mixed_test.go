@@ -47,11 +47,11 @@ func launch(t *testing.T, ours bool, dir string, port int, args ...string) *node
 }
 
 // mixed starts six nodes: three that are to be masters, then their replicas.
-func mixed(t *testing.T, masters, replicas bool) []*node {
+func mixed(t *testing.T, masters, replicas bool, args ...string) []*node {
 	t.Helper()
 	var nodes []*node
 	for i := range 6 {
-		nodes = append(nodes, launch(t, i < 3 && masters || i >= 3 && replicas, t.TempDir(), freePort(t)))
+		nodes = append(nodes, launch(t, i < 3 && masters || i >= 3 && replicas, t.TempDir(), freePort(t), args...))
 	}
 	join(t, nodes, 3)
 	return nodes
