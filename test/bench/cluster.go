@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -9,8 +8,7 @@ import (
 	"holdfast/test/proc"
 )
 
-// What cluster mode costs: on the data path, against the same server without it,
-// and for the gossip of nodes that have nothing to do.
+// What cluster mode costs on the data path, against the same server without it.
 
 func clusterRows() []row {
 	var rows []row
@@ -22,7 +20,7 @@ func clusterRows() []row {
 	} {
 		rows = append(rows, row{s.name, s.withCluster})
 	}
-	return append(rows, row{"30 idle nodes", idleNodes})
+	return append(rows, row{"idle nodes", idleNodes})
 }
 
 // withCluster measures each side with cluster mode and without; the figures are
@@ -109,96 +107,4 @@ func (e *env) startMember(side int, args ...string) (*member, error) {
 	}
 	p, err := e.start(side, nil, append([]string{"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus)}, args...)...)
 	return &member{p, bus}, err
-}
-
-const idleMembers = 30
-
-// idleNodes measures what nodes spend that only talk to each other.
-func idleNodes(e *env) ([]*samples, error) {
-	cpu := &samples{name: "CPU per node and minute", unit: "ms", goal: goal{atMost: 1}}
-	sent := &samples{name: "messages per node and second", unit: "1/s"}
-	for pair := range min(e.pairs, 3) {
-		err := e.both(pair, func(side int) error {
-			c, m, err := e.idle(side)
-			e.stopAll()
-			if side == ours {
-				cpu.ours, sent.ours = append(cpu.ours, c), append(sent.ours, m)
-			} else {
-				cpu.redis, sent.redis = append(cpu.redis, c), append(sent.redis, m)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return []*samples{cpu, sent}, nil
-}
-
-// idle makes a cluster and looks at it for a while.
-func (e *env) idle(side int) (cpuMs, messages float64, err error) {
-	nodes := make([]*member, idleMembers)
-	for i := range nodes {
-		if nodes[i], err = e.startMember(side, plain...); err != nil {
-			return 0, 0, err
-		}
-		share := 16384 / idleMembers
-		last := share*i + share - 1
-		if i == idleMembers-1 {
-			last = 16383
-		}
-		for _, cmd := range [][]string{
-			{"CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(share * i), strconv.Itoa(last)},
-			{"CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i + 1)},
-			{"CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(nodes[0].p.Spec.Port), strconv.Itoa(nodes[0].bus)},
-		} {
-			if i == 0 && cmd[1] == "MEET" {
-				continue
-			}
-			if _, err := do(nodes[i].p, cmd...); err != nil {
-				return 0, 0, fmt.Errorf("%s: %w", strings.Join(cmd[:2], " "), err)
-			}
-		}
-	}
-	for _, n := range nodes {
-		if err := until(readyLimit, 200*time.Millisecond, func() (bool, error) { return servesAll(n.p) }); err != nil {
-			return 0, 0, err
-		}
-	}
-	time.Sleep(3 * time.Second) // the last handshakes
-	began := time.Now()
-	c0, m0, err := spent(nodes)
-	if err != nil {
-		return 0, 0, err
-	}
-	time.Sleep(time.Duration(e.n(30)) * time.Second)
-	c1, m1, err := spent(nodes)
-	took := time.Since(began)
-	per := took.Seconds() * idleMembers
-	return float64((c1 - c0).Milliseconds()) * 60 / per, float64(m1-m0) / per, err
-}
-
-// spent is the processor time, and the messages sent, of all nodes so far.
-func spent(nodes []*member) (cpu time.Duration, messages int, err error) {
-	for _, n := range nodes {
-		v, err := do(n.p, "CLUSTER", "INFO")
-		if err != nil {
-			return 0, 0, err
-		}
-		for line := range strings.Lines(v.Str) {
-			if s, ok := strings.CutPrefix(strings.TrimSpace(line), "cluster_stats_messages_sent:"); ok {
-				k, err := strconv.Atoi(s)
-				if err != nil {
-					return 0, 0, err
-				}
-				messages += k
-			}
-		}
-		c, err := n.p.CPU()
-		if err != nil {
-			return 0, 0, err
-		}
-		cpu += c
-	}
-	return cpu, messages, nil
 }

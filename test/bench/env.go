@@ -37,6 +37,8 @@ type env struct {
 	quick   bool
 	running []*proc.Process
 	dirs    int
+
+	idleNodes int // how many nodes idle beside each other
 }
 
 func newEnv(binary string, pairs int, quick bool) (*env, error) {
@@ -44,7 +46,7 @@ func newEnv(binary string, pairs int, quick bool) (*env, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &env{tmp: tmp, pairs: pairs, quick: quick}
+	e := &env{tmp: tmp, pairs: pairs, quick: quick, idleNodes: idleMembers}
 	path, err := findPrograms(binary, tmp)
 	if err != nil {
 		e.close()

@@ -13,7 +13,8 @@
 //
 // Reading order: main.go (rows and table), env.go (servers), speed.go, array.go, size.go
 // (memory), persist.go (start-up, checkpoints, full synchronisation), cluster.go
-// (what cluster mode costs).
+// (what cluster mode costs), idle.go (nodes that only talk to each other), move.go
+// (slots that move).
 package main
 
 import (
@@ -136,6 +137,7 @@ func run() int {
 	quick := flag.Bool("quick", false, "smaller counts: the figures are rough")
 	asJSON := flag.Bool("json", false, "print JSON")
 	list := flag.Bool("list", false, "print the names of the rows")
+	idle := flag.Int("idle-nodes", idleMembers, "nodes of a kind in the row \"idle nodes\"")
 	binary := flag.String("binary", os.Getenv("HOLDFAST_BENCH_BINARY"), "the holdfast to measure; default: built from here")
 	flag.Parse()
 	match, err := regexp.Compile(*only)
@@ -143,7 +145,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "bench: bad -only or -pairs:", err)
 		return 2
 	}
-	rows := slices.DeleteFunc(slices.Concat(speedRows(), arrayRows(), sizeRows(), persistRows(), clusterRows()), func(r row) bool { return !match.MatchString(r.name) })
+	rows := slices.DeleteFunc(slices.Concat(speedRows(), arrayRows(), sizeRows(), persistRows(), clusterRows(), moveRows()), func(r row) bool { return !match.MatchString(r.name) })
 	if *list {
 		for _, r := range rows {
 			fmt.Println(r.name)
@@ -156,6 +158,7 @@ func run() int {
 		return 2
 	}
 	defer e.close()
+	e.idleNodes = *idle
 	rep := report{Date: time.Now().Format("2006-01-02 15:04 MST"), Machine: thisMachine(), Pairs: *pairs, Quick: *quick}
 	for i, r := range rows {
 		fmt.Fprintf(os.Stderr, "[%d/%d] %s\n", i+1, len(rows), r.name)
