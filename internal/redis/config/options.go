@@ -236,7 +236,6 @@ type SecurityOptions struct {
 }
 
 func (c *Config) securityTable() []*Param {
-	const oneUser = "there is one user, default, who may do everything"
 	action := words("no", "yes", "local")
 	o := &c.SecurityOptions
 	return []*Param{

@@ -104,7 +104,7 @@ func (c *Config) optionOf(line string) (option string, ok bool) {
 		return name, true
 	case "sentinel":
 		if c.SentinelMode && len(args) > 1 {
-			return name + " " + args[1], true
+			return name + " " + strings.ToLower(args[1]), true
 		}
 		return name, true
 	}

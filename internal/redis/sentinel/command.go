@@ -231,6 +231,7 @@ func (c *Core) cmdMonitor(in Command) Value {
 	}
 	quorum, port = min(quorum, math.MaxInt32), min(port, math.MaxInt32)
 	if !isIP(host) && (!c.glob.ResolveHostnames || c.hosts[strings.ToLower(host)] == "") {
+		c.log(Warning, "Failed to resolve hostname '%s'", host)
 		return errValue("ERR Invalid IP address or hostname specified")
 	}
 	cfg := newMasterConfig(name, host, int(port), int(quorum))

@@ -170,7 +170,7 @@ func (r *rights) apply(rule string) error {
 
 // command allows or forbids a command, with or without its first argument.
 func (r *rights) command(on bool, name string) error {
-	if sp := lookupFull(name); sp != nil {
+	if sp := lookupFull(table, name); sp != nil {
 		r.set(on, sp)
 		return nil
 	}
@@ -178,7 +178,7 @@ func (r *rights) command(on bool, name string) error {
 	if !on || i < 0 {
 		return errACLUnknown
 	}
-	sp, arg := lookupFull(name[:i]), strings.ToLower(name[i+1:])
+	sp, arg := lookupFull(table, name[:i]), strings.ToLower(name[i+1:])
 	switch {
 	case sp == nil:
 		return errACLUnknown

@@ -2,6 +2,8 @@ package sentineld
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -16,7 +18,7 @@ func mustSet(t *testing.T, u *users, name, rules string) {
 // allows reports whether a user may run a request.
 func allows(u *users, name, request string) bool {
 	args := strings.Fields(request)
-	d, _ := u.check(u.get(name), lookup(args), args)
+	d, _ := u.check(u.get(name), lookup(table, args), args)
 	return d == permitted
 }
 
@@ -113,4 +115,93 @@ func FuzzRules(f *testing.F) {
 			}
 		})
 	})
+}
+
+// A file of users counts whole or not at all, and says what is wrong with it.
+func TestUsersFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "users.acl")
+	load := func(text string) (*users, error) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return loadUsersFile(path, false)
+	}
+	u, err := load("user bob on >secret +ping\n\n  user default off \r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := u.login("bob", "secret"); !ok || u.open() {
+		t.Errorf("users are %q", u.describe())
+	}
+	for text, want := range map[string]string{
+		"user a on\nuser a off\n":   "WARNING: Duplicate user 'a' found on line 2. " + errACLKept,
+		"usr a\n":                   path + ":1 should start with user keyword followed by the username. " + errACLKept,
+		"# no comments\n":           path + ":1 should start with user keyword followed by the username. " + errACLKept,
+		"user a foo\n":              path + ":1: Syntax error. " + errACLKept,
+		"user a on\nuser b +nope\n": path + ":2: Error in applying operation '+nope': Unknown command or category name in ACL. " + errACLKept,
+		"user a (+ping\n":           path + ":1: Unmatched parenthesis in selector definition." + errACLKept,
+		"user a foo +@x\n":          path + ":1: Syntax error. " + path + ":1: Error in applying operation '+@x': Unknown command or category name in ACL. " + errACLKept,
+		"user a ~* ~x\n":            path + ":1: " + errACLAllKeys.Error() + ". " + errACLKept,
+	} {
+		if _, err := load(text); err == nil || err.Error() != want {
+			t.Errorf("%q: %v, not %s", text, err, want)
+		}
+	}
+	if _, err := loadUsersFile(filepath.Join(t.TempDir(), "none"), false); err == nil || !strings.HasSuffix(err.Error(), "': No such file or directory") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+}
+
+// Sentinels with users of their own, ours and a genuine one: they lose each
+// other when the default user is turned off, and are together again once they
+// have got a name and a password.
+func TestSentinelsNameThemselves(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	d := deploy(t, 2, 1)
+	admins := make([]*wire, len(d.sentinels))
+	do := func(i int, want string, args ...string) {
+		t.Helper()
+		v, err := admins[i].do(args...)
+		if err != nil || v.String() != want {
+			t.Fatalf("%s: %q: %v (%v), not %s", d.sentinels[i].name, args, v, err, want)
+		}
+	}
+	quorum := func(i int, prefix string) {
+		t.Helper()
+		waitFor(t, d.sentinels[i].name+" says "+prefix, func() error {
+			v, err := admins[i].do("SENTINEL", "CKQUORUM", "mymaster")
+			if err == nil && !strings.HasPrefix(v.String(), prefix) {
+				err = errors.New(v.String())
+			}
+			return err
+		})
+	}
+	for i, s := range d.sentinels {
+		w, err := dial(s.port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.close()
+		admins[i] = w
+		do(i, "OK", "ACL", "SETUSER", "peer", ">secret", "+@all", "on")
+		do(i, "OK", "AUTH", "peer", "secret")
+		do(i, "OK", "ACL", "SETUSER", "default", "off")
+		if _, err := w.do("CLIENT", "KILL", "USER", "default"); err != nil {
+			t.Fatal(err)
+		}
+		do(i, "peer", "ACL", "WHOAMI")
+	}
+	for i := range admins {
+		quorum(i, "NOQUORUM")
+	}
+	for i := range admins {
+		do(i, "OK", "SENTINEL", "CONFIG", "SET", "sentinel-user", "peer")
+		do(i, "OK", "SENTINEL", "CONFIG", "SET", "sentinel-pass", "secret")
+	}
+	for i := range admins {
+		quorum(i, "OK 3")
+	}
 }

@@ -225,7 +225,7 @@ func (c *client) aclDryRun(args []string) {
 		return
 	}
 	words := args[3:]
-	sp := lookup(words)
+	sp := lookup(c.s.names, words)
 	switch {
 	case sp == nil || len(sp.sub) > 0 && len(words) > 1:
 		c.error(fmt.Sprintf("ERR Command '%s' not found", words[0]))

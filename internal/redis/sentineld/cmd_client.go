@@ -311,47 +311,20 @@ func (c *client) clientKill(args []string) {
 	var tests []func(*client) bool
 	skipMe := true
 	for i := 2; i < len(args); i += 2 {
-		v := args[i+1]
-		switch strings.ToLower(args[i]) {
-		case "id":
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < 1 {
-				c.error("ERR client-id should be greater than 0")
-				return
-			}
-			tests = append(tests, func(o *client) bool { return o.id == uint64(n) })
-		case "type":
-			typ, ok := clientType(v)
-			if !ok {
-				c.error(fmt.Sprintf("ERR Unknown client type '%s'", v))
-				return
-			}
-			tests = append(tests, func(o *client) bool { return o.kind() == typ })
-		case "addr":
-			tests = append(tests, func(o *client) bool { return o.remote() == v })
-		case "laddr":
-			tests = append(tests, func(o *client) bool { return o.local() == v })
-		case "user":
-			u := c.s.users.get(v)
-			if u == nil {
-				c.error(fmt.Sprintf("ERR No such user '%s'", v))
-				return
-			}
-			tests = append(tests, func(o *client) bool { return o.who() == u })
-		case "skipme":
-			switch strings.ToLower(v) {
-			case "yes":
-				skipMe = true
-			case "no":
-				skipMe = false
-			default:
+		if strings.EqualFold(args[i], "skipme") {
+			if !strings.EqualFold(args[i+1], "yes") && !strings.EqualFold(args[i+1], "no") {
 				c.error("ERR syntax error")
 				return
 			}
-		default:
-			c.error("ERR syntax error")
+			skipMe = strings.EqualFold(args[i+1], "yes")
+			continue
+		}
+		test, wrong := c.killTest(args[i], args[i+1])
+		if wrong != "" {
+			c.error("ERR " + wrong)
 			return
 		}
+		tests = append(tests, test)
 	}
 	var victims []*client
 next:
@@ -370,6 +343,35 @@ next:
 	for _, o := range victims {
 		c.kill(o)
 	}
+}
+
+// killTest is one filter of CLIENT KILL, or what is wrong with it.
+func (c *client) killTest(filter, v string) (test func(*client) bool, wrong string) {
+	switch strings.ToLower(filter) {
+	case "id":
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 1 {
+			return nil, "client-id should be greater than 0"
+		}
+		return func(o *client) bool { return o.id == uint64(n) }, ""
+	case "type":
+		typ, ok := clientType(v)
+		if !ok {
+			return nil, fmt.Sprintf("Unknown client type '%s'", v)
+		}
+		return func(o *client) bool { return o.kind() == typ }, ""
+	case "addr":
+		return func(o *client) bool { return o.remote() == v }, ""
+	case "laddr":
+		return func(o *client) bool { return o.local() == v }, ""
+	case "user":
+		u := c.s.users.get(v)
+		if u == nil {
+			return nil, fmt.Sprintf("No such user '%s'", v)
+		}
+		return func(o *client) bool { return o.who() == u }, ""
+	}
+	return nil, "syntax error"
 }
 
 // kill closes a client; this one after its reply is written.

@@ -13,7 +13,7 @@ import (
 func commandRows() []*spec {
 	const always, cats = "loading stale", "slow connection"
 	return []*spec{
-		row("command|count", 2, always, cats, func(c *client, _ []string) { c.int(int64(len(sorted))) }),
+		row("command|count", 2, always, cats, func(c *client, _ []string) { c.int(int64(len(c.s.names))) }),
 		row("command|docs", -2, always, cats, (*client).commandDocs, anyOrder),
 		row("command|getkeys", -4, always, cats, (*client).commandGetKeys),
 		row("command|getkeysandflags", -4, always, cats, (*client).commandGetKeys),
@@ -28,7 +28,7 @@ func (c *client) command([]string) { c.commandInfo(nil) }
 
 // commandGetKeys: no command here has keys.
 func (c *client) commandGetKeys(args []string) {
-	switch sp := lookup(args[2:]); {
+	switch sp := lookup(c.s.names, args[2:]); {
 	case sp == nil || len(sp.sub) > 0 && len(args) > 3:
 		c.error("ERR Invalid command specified")
 	default:
@@ -57,7 +57,7 @@ func (c *client) commandList(args []string) {
 		return
 	}
 	out := sentinel.Value{Kind: sentinel.Array}
-	each(func(sp *spec) {
+	eachOf(c.s.commands(), func(sp *spec) {
 		if keep(sp) {
 			out.Elems = append(out.Elems, bulkValue(sp.full))
 		}
@@ -69,8 +69,9 @@ func (c *client) commandList(args []string) {
 // none, since a Sentinel has no data.
 func (c *client) commandInfo(names []string) {
 	if len(names) == 0 {
-		b := resp.AppendHead(nil, '*', len(sorted))
-		for _, sp := range sorted {
+		list := c.s.commands()
+		b := resp.AppendHead(nil, '*', len(list))
+		for _, sp := range list {
 			b = c.appendInfo(b, sp)
 		}
 		c.write(b)
@@ -78,7 +79,7 @@ func (c *client) commandInfo(names []string) {
 	}
 	b := resp.AppendHead(nil, '*', len(names))
 	for _, n := range names {
-		switch sp := lookupFull(n); {
+		switch sp := lookupFull(c.s.names, n); {
 		case sp != nil:
 			b = c.appendInfo(b, sp)
 		case c.resp == 3:
@@ -139,8 +140,8 @@ var summaries = map[string][3]string{ // summary, since, group
 func (c *client) commandDocs(args []string) {
 	names := args[2:]
 	if len(names) == 0 {
-		for _, s := range sorted {
-			names = append(names, s.full)
+		for _, sp := range c.s.commands() {
+			names = append(names, sp.full)
 		}
 	}
 	out := sentinel.Value{Kind: sentinel.Map}

@@ -24,7 +24,7 @@ func (c *client) protocol() int {
 func (c *client) handle(args []string) {
 	c.s.stats.commands.Add(1)
 	c.beginReply()
-	sp := lookup(args)
+	sp := lookup(c.s.names, args)
 	c.mu.Lock()
 	c.lastUsed = time.Now()
 	if sp != nil {
@@ -36,7 +36,7 @@ func (c *client) handle(args []string) {
 	case sp == nil:
 		c.error(unknownCommand(args))
 	case len(sp.sub) > 0 && len(args) > 1:
-		c.error(unknownSubcommand(sp.full, args[1]))
+		c.error(unknownSubcommand(args[0], args[1]))
 	case sp.wrongCount(len(args)):
 		c.error(wrongArity(sp.full))
 	case !authed && !sp.noAuth && !c.s.users.open():
@@ -46,6 +46,9 @@ func (c *client) handle(args []string) {
 		c.error("ERR Can't execute '" + c.lastCmd +
 			"': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context")
 	default:
+		if top, _, _ := strings.Cut(sp.full, "|"); !strings.EqualFold(args[0], top) {
+			args[0] = top // it has been renamed
+		}
 		sp.run(c, args)
 	}
 }

@@ -26,6 +26,7 @@ type deployment struct {
 
 func deploy(t *testing.T, ours, genuine int) *deployment {
 	t.Helper()
+	t.Parallel() // it mostly waits
 	needGenuine(t, "redis-server")
 	if genuine > 0 {
 		needGenuine(t, "redis-sentinel")

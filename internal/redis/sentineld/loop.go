@@ -35,6 +35,7 @@ type shell struct {
 	listeners []net.Listener
 	clients   clientTable
 	users     *users
+	names     map[string]*spec // commands by the names that clients use
 	pubsub    hub
 	waiting   sync.Map // token of a command -> chan sentinel.Value
 	lastToken atomic.Uint64
@@ -53,6 +54,7 @@ func newShell(base *config.Config, log *process.Logger) *shell {
 		inputs: make(chan sentinel.Input, 256), calls: make(chan func(), 16), stop: make(chan struct{}),
 		links: map[sentinel.ConnID]*link{}, scripts: map[uint64]*os.Process{},
 		runID: randomHex(40), started: time.Now(), users: newUsers(base.RequirePass, false),
+		names: renamed(base.RenamedCommands),
 	}
 	s.store = newStore(base, log)
 	s.clients.all = map[uint64]*client{}

@@ -138,6 +138,7 @@ func Load(args []string) (*Loaded, error) {
 	base := config.Default()
 	base.EnterSentinelMode()
 	base.CheckUser = checkLine
+	base.HasCommand = func(name string) bool { return table[name] != nil }
 	if err := base.LoadArgs(args); err != nil {
 		return nil, err
 	}

@@ -86,6 +86,25 @@ func testStore(t *testing.T, text string) (*store, string) {
 	return newStore(c, quiet(t, c)), path
 }
 
+// A line of the operator's is replaced however it is written; a second one of
+// the same master would refuse the next start. What he says although it is the
+// default stays, what he does not say is not added.
+func TestSavedFileHasEachDirectiveOnce(t *testing.T) {
+	st, path := testStore(t, "SENTINEL MONITOR m 127.0.0.1 1 1\nSentinel Resolve-Hostnames no\n")
+	if err := st.saveFile(stateWith(3)); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, want := range map[string]int{"sentinel monitor m ": 1, "sentinel resolve-hostnames no\n": 1, "announce-hostnames": 0} {
+		if got := strings.Count(strings.ToLower(string(text)), what); got != want {
+			t.Errorf("%q stands %d times, not %d:\n%s", what, got, want, text)
+		}
+	}
+}
+
 // quiet is a log that nobody reads.
 func quiet(t *testing.T, c *config.Config) *process.Logger {
 	t.Helper()

@@ -1,10 +1,12 @@
 package sentineld
 
 import (
+	"maps"
 	"slices"
 	"sort"
 	"strings"
 
+	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/sentinel"
 )
 
@@ -128,10 +130,33 @@ func (sp *spec) wrongCount(words int) bool {
 	return words != sp.arity && (sp.arity > 0 || words < -sp.arity)
 }
 
+// renamed is the table by the names that rename-command leaves.
+func renamed(renames []config.RenamedCommand) map[string]*spec {
+	names := maps.Clone(table)
+	for _, r := range renames {
+		from, to := strings.ToLower(r.Old), strings.ToLower(r.New)
+		sp := names[from]
+		delete(names, from)
+		if to != "" && sp != nil {
+			names[to] = sp
+		}
+	}
+	return names
+}
+
+// commands are those that rename-command has left, in order.
+func (s *shell) commands() (list []*spec) {
+	for _, sp := range s.names {
+		list = append(list, sp)
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].full < list[j].full })
+	return list
+}
+
 // lookup finds the command of a request; a container is found where the
 // subcommand is unknown.
-func lookup(args []string) *spec {
-	sp := table[strings.ToLower(args[0])]
+func lookup(names map[string]*spec, args []string) *spec {
+	sp := names[strings.ToLower(args[0])]
 	if sp != nil && len(args) > 1 {
 		if sub := sp.child(strings.ToLower(args[1])); sub != nil {
 			return sub
@@ -141,9 +166,9 @@ func lookup(args []string) *spec {
 }
 
 // lookupFull finds a command by a name like "client|id".
-func lookupFull(name string) *spec {
+func lookupFull(names map[string]*spec, name string) *spec {
 	top, sub, isSub := strings.Cut(strings.ToLower(name), "|")
-	sp := table[top]
+	sp := names[top]
 	if sp == nil || !isSub {
 		return sp
 	}
@@ -151,8 +176,10 @@ func lookupFull(name string) *spec {
 }
 
 // each goes over all commands, a container before its subcommands.
-func each(f func(sp *spec)) {
-	for _, sp := range sorted {
+func each(f func(sp *spec)) { eachOf(sorted, f) }
+
+func eachOf(list []*spec, f func(sp *spec)) {
+	for _, sp := range list {
 		f(sp)
 		for _, sub := range sp.sub {
 			f(sub)
