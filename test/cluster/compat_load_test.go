@@ -15,7 +15,7 @@ func master(t *testing.T, k kind, keys int) *node {
 	m := startNodes(t, k, 1)[0]
 	m.do("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 	m.eventually("it serves", func() bool { return strings.Contains(m.do("CLUSTER", "INFO").Str, "cluster_state:ok") })
-	m.do("DEBUG", "POPULATE", strconv.Itoa(keys), "key", "100")
+	fill(t, []*node{m}, "key", keys)
 	return m
 }
 

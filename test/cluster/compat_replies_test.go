@@ -418,11 +418,13 @@ func TestViewsShowAlike(t *testing.T) {
 				for _, where := range []string{strconv.Itoa(i), strconv.Itoa(i) + "/3"} {
 					c := s.talk(t, where)
 					for what, clean := range map[string]func(string) string{
-						"NODES":           func(r string) string { return sorted(times.ReplaceAllString(r, "T T"), "\n") },
-						"INFO":            func(r string) string { return facts.ReplaceAllString(r, "") },
-						"SLOTS":           func(r string) string { return r },
-						"SHARDS":          func(r string) string { return sorted(offsets.ReplaceAllString(r, "$offset"), ` ?[%*]\[\$slots `) },
-						"LINKS":           func(r string) string { return sorted(busy.ReplaceAllString(links.ReplaceAllString(r, "$1"), "$$events $$r"), ` ?[%*]\[\$direction `) },
+						"NODES":  func(r string) string { return sorted(times.ReplaceAllString(r, "T T"), "\n") },
+						"INFO":   func(r string) string { return facts.ReplaceAllString(r, "") },
+						"SLOTS":  func(r string) string { return r },
+						"SHARDS": func(r string) string { return sorted(offsets.ReplaceAllString(r, "$offset"), ` ?[%*]\[\$slots `) },
+						"LINKS": func(r string) string {
+							return sorted(busy.ReplaceAllString(links.ReplaceAllString(r, "$1"), "$$events $$r"), ` ?[%*]\[\$direction `)
+						},
 						"REPLICAS " + "0": func(r string) string { return times.ReplaceAllString(r, "T T") },
 					} {
 						args := []string{"CLUSTER", what}

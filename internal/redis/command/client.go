@@ -87,9 +87,9 @@ func (c *Client) MultiArgs() int { return c.multiArgs }
 
 // enqueue adds a command to those that wait for EXEC.
 func (c *Client) enqueue(q queued) {
-	const perCommand = 24 // besides the arguments, as Redis counts it
+	const perArg = 8 // besides its bytes, as Redis counts it
 	c.multi = append(c.multi, q)
-	c.multiMem += perCommand
+	c.multiMem += perArg * len(q.args)
 	c.multiArgs += len(q.args)
 	for _, a := range q.args {
 		c.multiMem += len(a)

@@ -65,6 +65,9 @@ type Engine struct {
 
 	// OnFlushAll, if set, is called when FLUSHALL has emptied the keyspace.
 	OnFlushAll func()
+	// OnUnsent, if set, is called when there is no stream any more to take what a
+	// transaction has changed.
+	OnUnsent func()
 	// OnPanic, if set, is called when a directive wants the server to end rather
 	// than to go on with data that differ from the master's or the journal's.
 	OnPanic func(why string)

@@ -35,7 +35,7 @@ func TestPropagationIsDeterministic(t *testing.T) {
 		{[][]string{{"SET", "k", "v"}}, []string{"GETSET", "k", "w"}, []string{"SET k w"}},
 		{[][]string{{"SET", "k", "1.5"}}, []string{"INCRBYFLOAT", "k", "2"}, []string{"SET k 3.5 KEEPTTL"}},
 		{[][]string{{"HSET", "k", "f", "1.5"}}, []string{"HINCRBYFLOAT", "k", "f", "2"}, []string{"HSET k f 3.5"}},
-		{[][]string{{"SET", "k", "v"}}, []string{"EXPIRE", "k", "10", "NX"}, []string{fmt.Sprint("PEXPIREAT k ", now+10000)}},
+		{[][]string{{"SET", "k", "v"}}, []string{"EXPIRE", "k", "10", "NX"}, []string{fmt.Sprint("PEXPIREAT k ", now+10000, " NX")}},
 		{[][]string{{"SET", "k", "v"}}, []string{"EXPIRE", "k", "-1"}, []string{"DEL k"}},
 		{[][]string{{"SADD", "k", "m"}}, []string{"SPOP", "k"}, []string{"SREM k m"}},
 		{[][]string{{"SADD", "k", "m", "n"}}, []string{"SPOP", "k", "5"}, []string{"DEL k"}},
@@ -70,11 +70,12 @@ func TestSpopPropagatesWhatItTook(t *testing.T) {
 	if len(took.Elems) != 100 {
 		t.Fatalf("took %d members", len(took.Elems))
 	}
-	want := []string{"SREM", "k"}
+	want := []string{"MULTI"}
 	for _, m := range took.Elems {
-		want = append(want, string(m.Str))
+		want = append(want, "SREM", "k", string(m.Str))
 		te.want(":0", "SISMEMBER", "k", string(m.Str))
 	}
+	want = append(want, "EXEC")
 	te.want(":200", "SCARD", "k")
 	if got := te.stream(); len(got) != 1 || got[0] != strings.Join(want, " ") {
 		t.Errorf("propagated %q, want %q", got, want)

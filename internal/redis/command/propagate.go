@@ -60,6 +60,9 @@ func (e *Engine) endUnit(cl *Client) {
 	}
 	if e.Stream == nil { // a transaction that wrote has made a replica of us
 		e.unitOps = 0
+		if e.OnUnsent != nil {
+			e.OnUnsent()
+		}
 		return
 	}
 	if e.unitOps > 1 {

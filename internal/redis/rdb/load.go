@@ -194,7 +194,7 @@ func (d *decoder) trailer(res *Result) error {
 	want := binary.LittleEndian.Uint64(p)
 	res.NoChecksum = want == 0
 	if want != 0 && !d.opts.SkipChecksum && want != sum {
-		return d.fail(ErrChecksum, "Wrong RDB checksum expected: (%x) but got (%x). Aborting now.", want, sum)
+		return d.fail(ErrChecksum, "Wrong RDB checksum expected: (%x) but got (%x). Aborting now.", sum, want)
 	}
 	return nil
 }

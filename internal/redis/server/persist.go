@@ -303,12 +303,36 @@ func (s *Server) importDump(keepExpired bool) error {
 	}
 	facts, err := s.loadFile(s.fs, path, keepExpired)
 	if err != nil {
-		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", err)
+		return s.dumpUnreadable(err)
 	}
 	s.repl.restoreFromRDB(facts)
 	s.restoreMarks(facts.slots)
 	s.log.Notice("DB loaded from disk: %.3f seconds", time.Since(s.persist.loadStart).Seconds())
 	return nil
+}
+
+var errInvalid = errors.New("Invalid argument")
+
+// dumpUnreadable logs what is wrong with dump.rdb and returns the last line of
+// it, for the end of the process, in the words of Redis.
+func (s *Server) dumpUnreadable(err error) error {
+	var e *rdb.Error
+	if !errors.As(err, &e) {
+		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", err)
+	}
+	what := e.Reason
+	switch {
+	case errors.Is(e, rdb.ErrVersion):
+		s.log.Warning("%s", e.Reason)
+		return fmt.Errorf("Fatal error loading the DB: %w. Exiting.", errInvalid)
+	case errors.Is(e, rdb.ErrShortRead):
+		s.log.Warning("%s", e.Reason)
+		what = "Unexpected EOF reading RDB file"
+	case errors.Is(e, rdb.ErrChecksum):
+		s.log.Warning("%s", e.Reason)
+		what = "RDB CRC error"
+	}
+	return fmt.Errorf("Internal error in RDB reading offset %d -> %s", e.Offset, what)
 }
 
 // loadDump is start-up without a journal.
@@ -432,12 +456,15 @@ func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
 		s.persist.loadDone.Store(n)
 		s.yieldNow()
 	}
-	_, err := rdb.Load(r, s.paced(l), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress})
+	res, err := rdb.Load(r, s.paced(l), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress})
 	if err == nil && s.stopped() {
 		err = errStopped
 	}
 	s.persist.loadedKeys, s.persist.expiredKeys = l.Loaded, l.Expired
 	if err == nil {
+		if res.NoChecksum && s.cfg.RDBChecksum {
+			s.log.Notice("RDB file was saved with checksum disabled: no check performed.")
+		}
 		s.log.Notice("Done loading RDB, keys loaded: %d, keys expired: %d.", l.Loaded, l.Expired)
 	}
 	return facts, err
@@ -638,8 +665,22 @@ func tempDump() string { return fmt.Sprintf("temp-%d.rdb", pid()) }
 
 func (s *Server) saveFailed(err error) {
 	s.persist.lastSaveFailed = true
-	s.log.Warning("Background saving error: %s", err)
+	if why := canceled(""); errors.As(err, &why) {
+		s.log.Warning("Background saving terminated: %s", why)
+	} else {
+		s.logSaveError(err)
+		s.log.Warning("Background saving error")
+	}
 	s.updateDiskError()
+}
+
+func (s *Server) logSaveError(err error) {
+	var m *movingError
+	if errors.As(err, &m) {
+		s.log.Warning("%s", m)
+	} else {
+		s.log.Warning("Write error saving DB on disk: %s", errnoText(err))
+	}
 }
 
 func (s *Server) saved(j *snapshotJob) {
@@ -664,7 +705,7 @@ func (s *Server) saveNow() error {
 	}
 	j := s.startSnapshot("dump", t, func(*snapshotJob, error) {})
 	if err := j.runToEnd(); err != nil {
-		s.log.Warning("Write error saving DB on disk: %s", err)
+		s.logSaveError(err)
 		s.persist.lastSaveFailed = true
 		s.updateDiskError()
 		return err

@@ -664,7 +664,18 @@ func (l *masterLink) follow(nc net.Conn, cl *command.Client, f linkFacts) error 
 	}()
 	a := applier{l: l, cl: cl, parser: resp.Parser{Trusted: true}}
 	for {
-		_ = nc.SetReadDeadline(time.Now().Add(l.timeout()))
+		if a.held && len(a.buf) > heldMost {
+			time.Sleep(heldLook) // the rest waits in the master
+			if err := a.take(0); err != nil {
+				return err
+			}
+			continue
+		}
+		patience := l.timeout()
+		if a.held {
+			patience = heldLook
+		}
+		_ = nc.SetReadDeadline(time.Now().Add(patience))
 		n, err := l.r.Read(a.room())
 		if n > 0 {
 			l.lastIO.Store(monotonic())
@@ -672,12 +683,16 @@ func (l *masterLink) follow(nc net.Conn, cl *command.Client, f linkFacts) error 
 			s.stat.replInBytes.Add(int64(n))
 			s.stat.inBytes.Add(int64(n))
 			s.stat.reads.Add(1)
+		}
+		held := a.held
+		if n > 0 || held {
 			if err := a.take(n); err != nil {
 				return err
 			}
 		}
 		switch {
 		case err == nil:
+		case held && errors.Is(err, os.ErrDeadlineExceeded) && monotonic()-l.lastIO.Load() < int64(l.timeout()):
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return linkErrorf("MASTER timeout: no data nor PING received...")
 		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
@@ -727,7 +742,15 @@ type applier struct {
 	parser resp.Parser
 	buf    []byte // from the beginning of the first unit that is not whole
 	parsed int    // bytes of buf that were executed or queued
+	held   bool   // CLIENT PAUSE keeps back what comes next
 }
+
+// A stream that CLIENT PAUSE keeps back: how often we look whether it may go on,
+// and how many bytes of it are read meanwhile.
+const (
+	heldLook = 50 * time.Millisecond
+	heldMost = 64 << 20
+)
 
 const (
 	applySlice  = 1024    // commands applied in one go
@@ -770,6 +793,7 @@ func (a *applier) slice() (more bool, err error) {
 	whole := 0 // bytes of buf that end with a unit
 	perr := error(nil)
 	count := 0
+	a.held = false
 	for ; count < applySlice; count++ {
 		used, err := a.parser.Next(a.buf[a.parsed:])
 		if err != nil {
@@ -783,6 +807,9 @@ func (a *applier) slice() (more bool, err error) {
 			if s.e.State.DiskError != "" && s.writes(a.parser.Args[0]) && !s.obeyWithoutDisk() {
 				s.e.Unlock()
 				return false, errSuperseded
+			}
+			if a.held = s.holdsBack(a.cl, a.parser.Args[0]); a.held {
+				break
 			}
 			s.e.Dispatch(a.cl, a.parser.Args)
 		}
@@ -817,6 +844,17 @@ func (a *applier) slice() (more bool, err error) {
 func (s *Server) writes(name []byte) bool {
 	spec := s.e.Table.Lookup(name)
 	return spec != nil && spec.Is(command.Write)
+}
+
+// holdsBack reports whether CLIENT PAUSE postpones a command of our master, as it
+// does with those of clients. The engine's lock is held.
+func (s *Server) holdsBack(cl *command.Client, name []byte) bool {
+	st := &s.e.State
+	if st.PauseUntilMs <= s.e.NowMs || st.FailoverPause {
+		return false
+	}
+	spec := s.e.Table.Lookup(name)
+	return spec != nil && (!st.PauseWrites || spec.Flags&(command.Write|command.MayReplicate) != 0 || cl.Has(command.FlagMulti) && spec.Name == "exec")
 }
 
 // unstoredLogMs is how often a replica says that it goes on without a disk.

@@ -86,12 +86,13 @@ type Server struct {
 	cluster *clusterState
 	moves   *slotMoves
 
-	shutdown shutdownState
-	alarm    *alarm        // of cronLoop
-	done     chan struct{} // closed when Run is to return
-	doneOnce sync.Once
-	exitCode int
-	ready    func([]net.Addr)
+	shutdown  shutdownState
+	signalled atomic.Bool   // a shutdown by signal is under way
+	alarm     *alarm        // of cronLoop
+	done      chan struct{} // closed when Run is to return
+	doneOnce  sync.Once
+	exitCode  int
+	ready     func([]net.Addr)
 }
 
 // netStats are the figures of INFO that connections move.
@@ -135,6 +136,7 @@ func New(opts Options) (*Server, error) {
 	s.migrate = newTransfers(s)
 	s.e.Transfer = s.migrate
 	s.e.OnFlushAll, s.e.OnPanic = s.flushedAll, s.panicked
+	s.e.OnUnsent = func() { s.repl.lost = true }
 	s.persist.lastBgsaveSec, s.persist.lastCkptSec = -1, -1
 	s.cron.replyResizing, s.cron.replyPeakResetMs = true, replyPeakReset
 	s.applyLimits()

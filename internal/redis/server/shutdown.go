@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,7 +37,6 @@ func (s *Server) HandleSignals(ctx context.Context) func() {
 	ch := make(chan os.Signal, 4)
 	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
 	done := make(chan struct{})
-	var asked atomic.Bool // a shutdown by signal is under way
 	go func() {
 		for {
 			select {
@@ -47,18 +45,19 @@ func (s *Server) HandleSignals(ctx context.Context) func() {
 			case <-ctx.Done():
 				return
 			case sig := <-ch:
-				if asked.Swap(true) {
+				if s.signalled.Swap(true) {
 					// The lock may be held for long, by a save for example, and
 					// who insists does not want to wait for it.
 					if sig == os.Interrupt {
 						s.log.Warning("You insist... exiting now.")
+						_ = os.Remove(tempDump()) // of a save that is cut short; there may be none
 						os.Exit(1)
 					}
 					continue
 				}
 				go func() {
 					s.onSignal(sig)
-					asked.Store(s.shuttingDown())
+					s.signalled.Store(s.shuttingDown())
 				}()
 			}
 		}
@@ -84,6 +83,10 @@ func (s *Server) onSignal(sig os.Signal) {
 	}
 	s.log.Warning("Received %s scheduling shutdown...", name)
 	s.e.BeginBatch(time.Now().UnixMicro())
+	if s.cron.paused { // DEBUG PAUSE-CRON: it is the timer's work
+		s.shutdown = shutdownState{pending: true, deadline: time.Now(), flags: flags}
+		return
+	}
 	s.beginShutdown(flags)
 }
 
@@ -116,6 +119,7 @@ func (s *Server) beginShutdown(flags shutdownFlags) bool {
 func (s *Server) tellWaiters() {
 	waiters := s.shutdown.waiters
 	s.shutdown = shutdownState{}
+	s.signalled.Store(false)
 	for _, w := range waiters {
 		if !w.closed {
 			s.e.EndHeld(w.cl, errShutdown)

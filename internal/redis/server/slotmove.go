@@ -304,6 +304,9 @@ func (s *Server) writeMark(mark slotmove.Mark) {
 	}
 	s.e.Propagate(0, args...)
 	s.offsetMoved()
+	if mark.Kind == slotmove.MarkGiven {
+		s.stepUnsettled(cluster.GaveSlots{Slots: mark.Slots})
+	}
 }
 
 // syncMark makes all that was written durable here and at the replicas, and
@@ -418,12 +421,15 @@ func (s *Server) watchChanges() {
 // changed is told of every command that goes into the stream: it may have to
 // go to a target as well. It is in the middle of a command.
 func (s *Server) changed(args [][]byte) {
+	switch name := args[0]; {
+	case command.EqualFold(name, "flushall"), command.EqualFold(name, "flushdb"), command.EqualFold(name, "swapdb"):
+		s.slotsDisturbed("the keyspace was emptied")
+		return
+	case len(s.moves.gives) == 0:
+		return
+	}
 	n, ok := s.slotOfCommand(args)
 	if !ok {
-		switch name := args[0]; {
-		case command.EqualFold(name, "flushall"), command.EqualFold(name, "flushdb"), command.EqualFold(name, "swapdb"):
-			s.slotsDisturbed("the keyspace was emptied")
-		}
 		return
 	}
 	for _, f := range s.moves.gives {

@@ -332,11 +332,16 @@ func (j *snapshotJob) runToEnd() error {
 
 // cancel ends a running snapshot. The engine's lock is held.
 func (j *snapshotJob) cancel(why string) {
-	j.fail(errors.New(why))
+	j.fail(canceled(why))
 	j.snap.Abort()
 	<-j.finished
 	j.s.jobOver(j)
 }
+
+// canceled is why a snapshot was given up: nothing went wrong.
+type canceled string
+
+func (c canceled) Error() string { return string(c) }
 
 // snapshotPatience is how long the first loop may sleep, in milliseconds, while
 // a snapshot runs; -1 without bound.
@@ -489,10 +494,22 @@ func (t *fileTarget) Finish() error {
 	t.f = nil
 	if err := t.fs.Rename(t.fs.PathJoin(t.dir, t.temp), t.fs.PathJoin(t.dir, t.name)); err != nil {
 		t.Abort(err)
-		return fmt.Errorf("Error moving temp DB file %s on the final destination %s (in server root dir %s): %w", t.temp, t.name, t.dir, err)
+		return &movingError{t.temp, t.name, t.dir, err}
 	}
 	return syncDir(t.fs, t.dir)
 }
+
+// movingError is a finished dump that could not take its name.
+type movingError struct {
+	temp, name, dir string
+	err             error
+}
+
+func (e *movingError) Error() string {
+	return fmt.Sprintf("Error moving temp DB file %s on the final destination %s (in server root dir %s): %s", e.temp, e.name, e.dir, errnoText(e.err))
+}
+
+func (e *movingError) Unwrap() error { return e.err }
 
 func (t *fileTarget) Abort(error) {
 	if t.f != nil {

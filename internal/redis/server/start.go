@@ -194,5 +194,7 @@ func (s *Server) stop() {
 		s.exitCode = max(s.exitCode, 1)
 	}
 	process.RemoveUnixSocket(s.cfg, s.log)
-	s.log.Warning("Redis is now ready to exit, bye bye...")
+	if !s.e.State.Loading { // else what stands in the data directory has ended it
+		s.log.Warning("Redis is now ready to exit, bye bye...")
+	}
 }
