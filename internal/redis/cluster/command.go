@@ -153,14 +153,13 @@ func (c *Core) collect(set *slotSet, from, to int) (Value, bool) {
 
 func (c *Core) applySlots(set *slotSet) Value {
 	for _, s := range set.list {
-		delete(c.importing, s)
+		c.markImporting(s, nil)
 		if set.del {
 			c.delSlot(s)
 		} else {
 			c.addSlot(c.myself, s)
 		}
 	}
-	c.viewDirty = true
 	c.todo |= todoState | todoSave
 	return replyOK
 }
@@ -232,8 +231,8 @@ func (c *Core) cmdSetSlot(_ Command, args []string) Value {
 	case action == "importing" && len(args) == 3:
 		v = c.setImporting(s, args[2])
 	case action == "stable" && len(args) == 2:
-		delete(c.importing, s)
-		delete(c.migrating, s)
+		c.markImporting(s, nil)
+		c.markMigrating(s, nil)
 		v = replyOK
 	case action == "node" && len(args) == 3:
 		v = c.setSlotNode(s, args[2])
@@ -241,7 +240,6 @@ func (c *Core) cmdSetSlot(_ Command, args []string) Value {
 		return errf("Invalid CLUSTER SETSLOT action or number of arguments. Try CLUSTER HELP")
 	}
 	if v.Kind != Error {
-		c.viewDirty = true
 		c.todo |= todoSave | todoState
 	}
 	return v
@@ -253,7 +251,7 @@ func (c *Core) setMigrating(s int, id string) Value {
 	}
 	n, v := c.targetMaster(id, "I don't know about node %s")
 	if n != nil {
-		c.migrating[s] = n
+		c.markMigrating(s, n)
 	}
 	return v
 }
@@ -264,7 +262,7 @@ func (c *Core) setImporting(s int, id string) Value {
 	}
 	n, v := c.targetMaster(id, "I don't know about node %s")
 	if n != nil {
-		c.importing[s] = n
+		c.markImporting(s, n)
 	}
 	return v
 }
@@ -287,7 +285,8 @@ func (c *Core) setSlotNode(s int, id string) Value {
 		return v
 	}
 	me := c.myself
-	wasMine := c.owner(s) == me
+	before := c.owner(s)
+	wasMine := before == me
 	keys := 0
 	if wasMine || c.migrating[s] != nil {
 		keys = c.host.CountKeysInSlot(s)
@@ -296,7 +295,7 @@ func (c *Core) setSlotNode(s int, id string) Value {
 		return errf("Can't assign hashslot %d to a different node while I still hold keys for this hash slot.", s)
 	}
 	if keys == 0 {
-		delete(c.migrating, s)
+		c.markMigrating(s, nil)
 	}
 	c.delSlot(s)
 	c.addSlot(n, s)
@@ -304,13 +303,16 @@ func (c *Core) setSlotNode(s int, id string) Value {
 		c.logf(Warning, "Configuration change detected. Reconfiguring myself as a replica of %s", n.id)
 		c.replicate(n)
 	}
+	if n == me && before != nil && before != me && !c.plain {
+		c.taken[s] = before // claims of it that are on their way are not believed
+	}
 	if n == me && c.importing[s] != nil {
 		// The others believe it only with a config epoch that is newer.
 		if c.bumpEpoch() {
 			c.logf(Warning, "configEpoch updated after importing slot %d", s)
 			c.todo |= todoSync // nobody may have this epoch again
 		}
-		delete(c.importing, s)
+		c.markImporting(s, nil)
 		c.pongAll()
 	}
 	return replyOK

@@ -55,6 +55,7 @@ type Core struct {
 	rand   *rand.Rand
 	faults Mutants
 	plain  bool
+	buffer func(n int) []byte // nil: make
 
 	base    time.Time
 	baseMs  instant
@@ -64,10 +65,12 @@ type Core struct {
 	myself       *node
 	nodes        []*node // in the order in which they became known
 	byID         map[string]*node
-	slots        [Slots]uint16 // owner by its number in nums, 0: none
-	nums         []*node       // by number; nil: free
-	unclaimed    bitmap        // slots whose owner does not claim them any more
-	anyUnclaimed bool          // unclaimed may have a bit set
+	slots        slotTable // owners
+	migrateTo    slotTable // migrating and importing once more, for the View
+	importFrom   slotTable
+	nums         []*node // by number; nil: free
+	unclaimed    bitmap  // slots whose owner does not claim them any more
+	anyUnclaimed bool    // unclaimed may have a bit set
 	migrating    map[int]*node
 	importing    map[int]*node
 	taken        map[int]*node      // slots that were given to us, by whom, until it does not claim them any more
@@ -75,6 +78,7 @@ type Core struct {
 
 	links    map[LinkID]*link
 	nextLink LinkID
+	nextOrd  uint32
 
 	currentEpoch  uint64
 	lastVoteEpoch uint64
@@ -105,9 +109,10 @@ type Core struct {
 	sent, received [msgTypes]int64
 	limitExceeded  int64
 
-	view      *View
-	viewDirty bool
-	viewEpoch uint64
+	view       *View
+	viewDirty  bool // nodes, flags or directives
+	slotsDirty bool // slots or their marks alone
+	viewEpoch  uint64
 
 	lostSlots    []int // slots whose keys must go
 	lostChannels []int // slots whose sharded channels must go
@@ -128,7 +133,7 @@ func New(now time.Time, cfg Config, opts Options) (*Core, error) {
 		return nil, errors.New("cluster: Options.Rand and Options.Host are required")
 	}
 	c := &Core{
-		cfg: cfg, host: opts.Host, rand: opts.Rand, faults: opts.Faults, plain: opts.Plain,
+		cfg: cfg, host: opts.Host, rand: opts.Rand, faults: opts.Faults, plain: opts.Plain, buffer: opts.Buffer,
 		base: now, baseMs: instant(now.UnixMilli()), now: instant(now.UnixMilli()),
 		byID: map[string]*node{}, migrating: map[int]*node{}, importing: map[int]*node{}, taken: map[int]*node{},
 		banned: map[string]instant{}, links: map[LinkID]*link{}, size: 1, viewDirty: true,
@@ -197,9 +202,9 @@ func (c *Core) load(cf *conf) {
 		}
 		for _, m := range cn.moving {
 			if m.importing {
-				c.importing[m.slot] = get(m.other)
+				c.markImporting(m.slot, get(m.other))
 			} else {
-				c.migrating[m.slot] = get(m.other)
+				c.markMigrating(m.slot, get(m.other))
 			}
 		}
 	}
@@ -221,6 +226,7 @@ func (c *Core) Start(now time.Time) []Effect {
 // The slice is valid until the next call. A now before that of the previous
 // call counts as the same instant.
 func (c *Core) Step(now time.Time, in Input) []Effect {
+	clear(c.out) // it may hold the packets of a whole broadcast
 	c.out = append(c.out[:0], nil)
 	c.setNow(now)
 	c.checkPause()
@@ -246,6 +252,8 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 		c.onDataLoaded(in.Except)
 	case TakeSlots:
 		c.onTakeSlots(in)
+	case GaveSlots:
+		in.Slots.Each(func(s int) { delete(c.taken, s) })
 	case Shutdown:
 		c.todo |= todoSave | todoSync
 	default:
@@ -507,7 +515,7 @@ func (c *Core) onDataLoaded(except *slot.Set) {
 			continue
 		}
 		c.logf(Warning, "I have keys for slot %d, but the slot is assigned to another node. Setting it to importing state.", s)
-		c.importing[s] = c.owner(s)
+		c.markImporting(s, c.owner(s))
 	}
 }
 

@@ -22,7 +22,7 @@ func checkTables(t *testing.T, c *Core) {
 	total := 0
 	for _, n := range c.nodes {
 		bits := 0
-		eachSlot(n.slotBytes(), func(s int) {
+		n.slots.each(func(s int) {
 			bits++
 			if c.owner(s) != n {
 				t.Fatalf("slot %d is in the bitmap of %s and belongs to another", s, n.id)

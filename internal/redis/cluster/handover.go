@@ -76,7 +76,6 @@ func (c *Core) takeSlots(in TakeSlots) {
 		c.logf(Notice, "Took over %d slots from node %s, configEpoch is %d now", n, in.From, me.configEpoch)
 	}
 	c.todo |= todoSave | todoSync | todoState
-	c.viewDirty = true
 	c.pongAll()
 }
 
@@ -138,14 +137,14 @@ func (c *Core) noteDoubt(n *node, epoch uint64, slots []byte) {
 	if c.plain || !me.isVoter() || n == me || !n.isMaster() || epoch <= me.configEpoch {
 		return
 	}
-	n.doubted = overlap(slots, me.slotBytes())
+	n.doubted = me.slots.overlaps(slots)
 }
 
 // answerDoubt ends the doubt if n itself claims none of our slots: with a
 // config epoch that is greater than its own.
 func (c *Core) answerDoubt(n *node, claim []byte) {
 	n.doubted = false
-	if !c.ok || c.suspended || !c.myself.isMaster() || n.configEpoch <= c.myself.configEpoch || overlap(claim, c.myself.slotBytes()) {
+	if !c.ok || c.suspended || !c.myself.isMaster() || n.configEpoch <= c.myself.configEpoch || c.myself.slots.overlaps(claim) {
 		return
 	}
 	c.newEpoch()
@@ -153,13 +152,19 @@ func (c *Core) answerDoubt(n *node, claim []byte) {
 	c.pongAll()
 }
 
-func overlap(a, b []byte) bool {
-	for i := range a {
-		if a[i]&b[i] != 0 {
-			return true
+// moveToHeir lets the slots that move to a node whose place n took move to n.
+// Whom n replaced has nothing left, or is a replica.
+func (c *Core) moveToHeir(n *node) {
+	if c.plain {
+		return
+	}
+	for s, to := range c.migrating {
+		if to.numSlots == 0 && isHeir(n, to) {
+			c.markMigrating(s, n)
+			c.logf(Notice, "Slot %d migrates to node %s now, which took the place of node %s", s, n.id, to.id)
+			c.todo |= todoSave
 		}
 	}
-	return false
 }
 
 // isHeir reports whether n took the place of old: it was its replica when it

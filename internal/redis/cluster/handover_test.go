@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/binary"
 	"strings"
 	"testing"
 	"time"
@@ -199,5 +200,98 @@ func TestLoadedKeysOfAHandoverOpenNothing(t *testing.T) {
 	r.step(DataLoaded{Except: slotsOf(6000, 6000)})
 	if r.c.importing[6000] != nil || r.c.importing[6001] == nil {
 		t.Fatalf("%s", r.c.NodesConf())
+	}
+}
+
+// promoted is a PONG of C as a master that owns these slots.
+func (r *rig) promoted(id string, epoch uint64, slots *slot.Set) packet {
+	p := r.claim(id, epoch, slots)
+	clear(p[offMaster : offMaster+NameLen])
+	p.put16(offFlags, int(FlagMaster))
+	return p
+}
+
+// A target that imports a slot learns who took the place of the source: else
+// it would take a dead node for the owner until somebody calls fix.
+func TestImportFollowsTheHeirOfItsSource(t *testing.T) {
+	r := okRig(t, rulesConf)
+	if v := reply(t, r.c, "SETSLOT", "6000", "IMPORTING", idB); v.Kind == Error {
+		t.Fatal(v.Str)
+	}
+	// A stranger's newer claim is none of our business, as in Redis.
+	r.hear(r.claim(idD, 20, slotsOf(10923, 16383), slotsOf(6000, 6000)))
+	if r.c.owner(6000).id != idB || r.c.importing[6000].id != idB {
+		t.Fatalf("slot 6000 of %s, imported from %s", r.c.owner(6000).id, r.c.importing[6000].id)
+	}
+	r.hear(r.claim(idD, 20, slotsOf(10923, 16383)))
+	e := r.hear(r.promoted(idC, 21, slotsOf(5461, 10922)))
+	if r.c.owner(6000).id != idC || r.c.importing[6000].id != idC || !logged(e, "Slot 6000 is imported from node "+idC+" now") {
+		t.Fatalf("slot 6000 of %s, imported from %s", r.c.owner(6000).id, r.c.importing[6000].id)
+	}
+	if v := r.c.View(); v.Importing(6000).ID != idC || !v.CoversAll {
+		t.Error("the view does not follow")
+	}
+	checkTables(t, r.c)
+}
+
+// The other order of news: the source is known as the replica of its heir
+// before the heir claims the slots.
+func TestImportFollowsWhomItsSourceReplicates(t *testing.T) {
+	r := okRig(t, rulesConf)
+	reply(t, r.c, "SETSLOT", "6000", "IMPORTING", idB)
+	p := r.claim(idB, 2, slotsOf(10923, 16383))
+	copy(p[offMaster:], idD)
+	p.put16(offFlags, int(FlagReplica))
+	r.hear(p)
+	if r.c.owner(6000) != nil {
+		t.Fatal("a replica owns slots")
+	}
+	r.hear(r.claim(idD, 20, slotsOf(5461, 16383)))
+	if r.c.owner(6000) == nil || r.c.owner(6000).id != idD || r.c.importing[6000].id != idD {
+		t.Fatalf("importing from %v", r.c.importing[6000].id)
+	}
+	checkTables(t, r.c)
+}
+
+// A source sends clients to whoever took the place of the target.
+func TestMigratingFollowsTheHeirOfItsTarget(t *testing.T) {
+	r := okRig(t, rulesConf)
+	reply(t, r.c, "SETSLOT", "100", "MIGRATING", idB)
+	reply(t, r.c, "SETSLOT", "101", "MIGRATING", idD)
+	e := r.hear(r.promoted(idC, 21, slotsOf(5461, 10922)))
+	if r.c.migrating[100].id != idC || r.c.migrating[101].id != idD || !logged(e, "Slot 100 migrates to node "+idC+" now") {
+		t.Fatalf("slot 100 to %s, slot 101 to %s", r.c.migrating[100].id, r.c.migrating[101].id)
+	}
+	if !bytes.Contains(r.c.NodesConf(), []byte("[100->-"+idC+"]")) {
+		t.Errorf("%s", r.c.NodesConf())
+	}
+}
+
+// Somebody takes slots of ours for those of a node that has given them to us
+// and has the greater epoch: a new epoch of ours ends it, once that node itself
+// has been heard to claim none of them.
+func TestDoubtIsAnsweredWithANewEpoch(t *testing.T) {
+	r := okRig(t, rulesConf)
+	r.hear(r.claim(idB, 30, slotsOf(5461, 10922)))
+	update := r.packet(idD, MsgUpdate)
+	b := update[headerLen:]
+	binary.BigEndian.PutUint64(b, 30)
+	copy(b[8:], idB)
+	for s := 5000; s <= 10922; s++ {
+		b[8+NameLen+s>>3] |= 1 << (s & 7)
+	}
+	r.hear(update)
+	if r.c.myself.configEpoch != 1 {
+		t.Fatal("a new epoch before B was heard")
+	}
+	e := r.hear(r.claim(idB, 30, slotsOf(5461, 10922)))
+	if r.c.myself.configEpoch != 31 || len(sends(e, MsgPong)) != 3 || r.c.owner(5000) != r.c.myself {
+		t.Fatalf("epoch %d, %v", r.c.myself.configEpoch, e)
+	}
+	if p, ok := e[0].(Persist); !ok || !p.Sync {
+		t.Error("not durable first")
+	}
+	if e := r.hear(r.claim(idB, 30, slotsOf(5461, 10922))); r.c.myself.configEpoch != 31 {
+		t.Fatalf("another one without a doubt: %v", e)
 	}
 }

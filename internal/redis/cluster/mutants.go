@@ -25,5 +25,6 @@ type Mutants struct {
 	MinorityStaysOK    bool // stay ok in a minority
 	NoEpochBump        bool // take over the slots without the epoch of the election
 	BelieveGiver       bool // let a node take back what it gave us
+	StaleImport        bool // do not learn who took an importing slot over
 	FailoverAnyMaster  bool // stand though the own master is not FAIL
 }

@@ -1,7 +1,7 @@
 package cluster
 
 import (
-	"math/bits"
+	"cmp"
 	"slices"
 
 	"holdfast/internal/invariant"
@@ -12,7 +12,7 @@ type node struct {
 	id          string
 	flags       Flags
 	configEpoch uint64
-	slots       *bitmap // nil as long as it never had one
+	slots       slotMap
 	numSlots    int     // Invariant: bits set in slots
 	slotText    []byte  // the slots as nodes.conf shows them; nil: to be made anew
 	replicas    []*node // of a master
@@ -39,9 +39,10 @@ type node struct {
 	replOffsetTime instant
 
 	link, inbound *link
-	reports       []report
-	doubted       bool // somebody believes that it owns slots of ours
+	reports       []report // by from.ord
+	doubted       bool     // somebody believes that it owns slots of ours
 
+	ord      uint32 // rises with every node that becomes known
 	gossiped uint64 // the packet whose gossip section it is in
 	viewIdx  uint16
 	num      uint16 // its place in Core.nums, from 1 on; 0: it has none yet
@@ -65,28 +66,9 @@ func (n *node) isVoter() bool { return n.isMaster() && n.numSlots > 0 }
 // connected reports whether packets to it go out at once.
 func (n *node) connected() bool { return n.link != nil && n.link.up }
 
-// slotBytes is the bitmap as it goes on the wire.
-func (n *node) slotBytes() []byte {
-	if n.slots == nil {
-		return zeroSlots[:]
-	}
-	return n.slots[:]
-}
-
-var zeroSlots bitmap
-
-// eachSlot calls f for every slot in a bitmap, in order.
-func eachSlot(b []byte, f func(s int)) {
-	for i, v := range b {
-		for v != 0 {
-			f(i<<3 + bits.TrailingZeros8(v))
-			v &= v - 1
-		}
-	}
-}
-
 func (c *Core) newNode(id string, flags Flags) *node {
-	return &node{id: id, flags: flags, created: c.now}
+	c.nextOrd++
+	return &node{id: id, flags: flags, created: c.now, ord: c.nextOrd}
 }
 
 func (c *Core) addNode(n *node) {
@@ -103,12 +85,12 @@ func (c *Core) lookup(id []byte) *node { return c.byID[string(id)] }
 func (c *Core) delNode(n *node) {
 	for s, o := range c.importing {
 		if o == n {
-			delete(c.importing, s)
+			c.markImporting(s, nil)
 		}
 	}
 	for s, o := range c.migrating {
 		if o == n {
-			delete(c.migrating, s)
+			c.markMigrating(s, nil)
 		}
 	}
 	c.delNodeSlots(n)
@@ -201,7 +183,7 @@ func okReplicas(n *node) int {
 
 // owner is the node that slot s belongs to, nil if there is none.
 func (c *Core) owner(s int) *node {
-	if i := c.slots[s]; i != 0 {
+	if i := c.slots.get(s); i != 0 {
 		return c.nums[i]
 	}
 	return nil
@@ -221,27 +203,26 @@ func (c *Core) number(n *node) uint16 {
 		invariant.Check(i < 1<<16, "%d nodes with slots", i)
 		n.num = uint16(i)
 		c.nums[i] = n
+		c.viewDirty = true
 	}
 	return n.num
 }
 
 // addSlot gives slot s to n; it does nothing when the slot has an owner.
 func (c *Core) addSlot(n *node, s int) bool {
-	if c.slots[s] != 0 {
+	if c.slots.get(s) != 0 {
 		return false
 	}
-	if n.slots == nil {
-		n.slots = new(bitmap)
-	}
-	n.slots[s>>3] |= 1 << (s & 7)
+	n.slots.set(s)
 	n.numSlots++
 	n.slotText = nil
-	c.slots[s] = c.number(n)
+	c.slots.set(s, c.number(n))
 	c.unclaimed[s>>3] &^= 1 << (s & 7)
-	c.viewDirty = true
+	c.slotsDirty = true
 	// A master with its first slot may be given replicas when others have some.
 	if n.numSlots == 1 && c.mastersHaveReplicas() {
 		n.flags |= FlagMigrateTo
+		c.viewDirty = true
 	}
 	return true
 }
@@ -264,11 +245,13 @@ func (c *Core) delSlot(s int) bool {
 	if c.inMyShard(n) {
 		c.lostChannels = append(c.lostChannels, s)
 	}
-	n.slots[s>>3] &^= 1 << (s & 7)
-	n.numSlots--
+	n.slots.unset(s)
+	if n.numSlots--; n.numSlots == 0 {
+		n.slots = slotMap{}
+	}
 	n.slotText = nil
-	c.slots[s] = 0
-	c.viewDirty = true
+	c.slots.set(s, 0)
+	c.slotsDirty = true
 	return true
 }
 
@@ -276,11 +259,7 @@ func (c *Core) delNodeSlots(n *node) {
 	if n.numSlots == 0 {
 		return
 	}
-	for s := range Slots {
-		if c.slots[s] == n.num {
-			c.delSlot(s)
-		}
-	}
+	n.slots.each(func(s int) { c.delSlot(s) })
 }
 
 // shardOf is the master of n's shard: n itself, or its master.
@@ -299,33 +278,39 @@ func (c *Core) inMyShard(n *node) bool {
 func (c *Core) closeAllSlots() {
 	clear(c.migrating)
 	clear(c.importing)
-	c.viewDirty = true
+	c.migrateTo.clear()
+	c.importFrom.clear()
+	c.slotsDirty = true
+}
+
+// findReport is the place of the report of from, or where it belongs. Hundreds
+// of masters report each node that dies in a large cluster, again and again.
+func (n *node) findReport(from *node) (i int, found bool) {
+	return slices.BinarySearchFunc(n.reports, from.ord, func(r report, ord uint32) int {
+		return cmp.Compare(r.from.ord, ord)
+	})
 }
 
 // addReport notes that from cannot reach n; it tells whether that is new.
 func (c *Core) addReport(n, from *node) bool {
-	if !c.faults.DoubleReports {
-		for i := range n.reports {
-			if n.reports[i].from == from {
-				n.reports[i].at = c.now
-				return false
-			}
-		}
+	i, found := n.findReport(from)
+	if found && !c.faults.DoubleReports {
+		n.reports[i].at = c.now
+		return false
 	}
-	n.reports = append(n.reports, report{from, c.now})
+	n.reports = slices.Insert(n.reports, i, report{from, c.now})
 	return true
 }
 
 // delReport takes back the report of from; it tells whether there was one.
 func (c *Core) delReport(n, from *node) bool {
-	for i := range n.reports {
-		if n.reports[i].from == from {
-			n.reports = slices.Delete(n.reports, i, i+1)
-			c.expireReports(n)
-			return true
-		}
+	i, found := n.findReport(from)
+	if !found {
+		return false
 	}
-	return false
+	n.reports = slices.Delete(n.reports, i, i+1)
+	c.expireReports(n)
+	return true
 }
 
 func (c *Core) expireReports(n *node) {

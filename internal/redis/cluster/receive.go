@@ -267,6 +267,7 @@ func (c *Core) onRole(n *node, p packet) {
 		}
 		c.addReplica(m, n)
 		n.master = m
+		c.moveToHeir(m)
 		c.viewDirty = true
 		c.todo |= todoSave
 	}
@@ -286,7 +287,7 @@ func (c *Core) onClaim(sender *node, p packet) {
 			c.answerDoubt(sender, p.slots())
 		}
 	}
-	if owner.isReplica() || string(owner.slotBytes()) == string(p.slots()) {
+	if owner.isReplica() || owner.slots.equal(p.slots()) {
 		if owner == sender && c.anyUnclaimed {
 			c.noteUnclaimed(sender, p.slots()) // it claims them again
 		}
@@ -310,10 +311,11 @@ func (c *Core) onClaim(sender *node, p packet) {
 // claim them, and nobody is told by us that they are n's. Redis keeps them for
 // ever if the new owner has the smaller epoch.
 func (c *Core) noteUnclaimed(n *node, claim []byte) {
-	if c.plain || n.slots == nil {
+	if c.plain || n.numSlots == 0 {
 		return
 	}
-	for i, have := range n.slots {
+	for i, have := range n.slots.b {
+		i += n.slots.lo
 		c.unclaimed[i] = c.unclaimed[i]&^have | have&^claim[i]
 	}
 	c.anyUnclaimed = c.unclaimed != zeroSlots
@@ -386,7 +388,8 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 	eachSlot(slots, func(s int) {
 		claimed++
 		o := c.owner(s)
-		if o == n || c.importing[s] != nil {
+		from := c.importing[s]
+		if o == n || (from != nil && (c.plain || c.faults.StaleImport || !isHeir(n, from))) {
 			return // an importing slot is closed by hand
 		}
 		if o != nil && o.configEpoch >= epoch && !bitSet(c.unclaimed[:], s) && !c.faults.StaleSlotClaim {
@@ -405,8 +408,13 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		}
 		c.delSlot(s)
 		c.addSlot(n, s)
+		if from != nil {
+			c.logf(Notice, "Slot %d is imported from node %s now, which took the place of node %s", s, n.id, from.id)
+			c.markImporting(s, n)
+		}
 		c.todo |= todoSave | todoState | todoSync
 	})
+	c.moveToHeir(n)
 	if c.election.planned != 0 {
 		c.todo |= todoFailover // a shard that failed with ours may be done
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,8 @@ func (r *rig) packet(from string, typ MsgType) packet {
 	if m != n {
 		copy(p[offMaster:], m.id)
 	}
-	copy(p[offSlots:], m.slotBytes())
+	clear(p[offSlots : offSlots+bitmapLen])
+	m.slots.fill(p[offSlots:])
 	p.put64(offCfgEpoch, m.configEpoch)
 	p.put64(offOffset, uint64(n.replOffset))
 	p.put16(offFlags, int(n.flags&^(FlagFail|FlagPFail)))
@@ -538,7 +540,8 @@ func BenchmarkPing(b *testing.B) {
 	c.Step(testStart, InboundUp{Inbound | 1, "127.0.0.1", "127.0.0.1"})
 	p := c.pingPacket(MsgPing)
 	copy(p[offSender:], idB)
-	copy(p[offSlots:], c.byID[idB].slotBytes())
+	clear(p[offSlots : offSlots+bitmapLen])
+	c.byID[idB].slots.fill(p[offSlots:])
 	p.put64(offCfgEpoch, 2)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -551,5 +554,101 @@ func BenchmarkView(b *testing.B) {
 	for b.Loop() {
 		c.viewDirty = true
 		c.View()
+	}
+}
+
+// A stream of SETSLOT, as an administrator sends it who moves many slots.
+func BenchmarkSetSlot(b *testing.B) {
+	c := newFuzzCore(b)
+	args := []string{"SETSLOT", "100", "MIGRATING", idB}
+	back := []string{"SETSLOT", "100", "STABLE"}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		in := Command{Args: args}
+		if i%2 == 1 {
+			in.Args = back
+		}
+		c.Step(testStart, in)
+		c.View()
+	}
+}
+
+// A View is never changed by what comes after it, and shares what stays.
+func TestViewsAreImmutable(t *testing.T) {
+	r := newRig(t, rulesConf)
+	rng := rand.New(rand.NewPCG(7, 7))
+	type seen struct {
+		v                       *View
+		owner, migrate, imports [Slots]string
+		mine                    int
+	}
+	look := func(v *View) (s seen) {
+		s.v = v
+		name := func(n *NodeView) string {
+			if n == nil {
+				return ""
+			}
+			return n.ID
+		}
+		for i := range Slots {
+			s.owner[i], s.migrate[i], s.imports[i] = name(v.Owner(i)), name(v.Migrating(i)), name(v.Importing(i))
+		}
+		m := v.MySlots()
+		s.mine = m.Len()
+		return s
+	}
+	var views []seen
+	ids := []string{idA, idB, idD}
+	for range 60 {
+		s := strconv.Itoa(rng.IntN(Slots))
+		switch rng.IntN(5) {
+		case 0:
+			r.step(Command{Args: []string{"SETSLOT", s, "MIGRATING", ids[1+rng.IntN(2)]}})
+		case 1:
+			r.step(Command{Args: []string{"SETSLOT", s, "IMPORTING", ids[1+rng.IntN(2)]}})
+		case 2:
+			r.step(Command{Args: []string{"SETSLOT", s, "NODE", ids[rng.IntN(3)]}})
+		case 3:
+			r.step(Command{Args: []string{"DELSLOTS", s}})
+		case 4:
+			r.step(Command{Args: []string{"ADDSLOTS", s}})
+		}
+		v := r.c.View()
+		now := look(v)
+		views = append(views, now)
+		owned := 0
+		for i := range Slots {
+			want := ""
+			if o := r.c.owner(i); o != nil {
+				want = o.id
+				owned++
+			}
+			if now.owner[i] != want || v.Mine(i) != (want == idA) {
+				t.Fatalf("slot %d of %q in the view, of %q in fact", i, now.owner[i], want)
+			}
+		}
+		if v.Assigned != owned || v.CoversAll != (owned == Slots) || now.mine != r.c.myself.numSlots {
+			t.Fatalf("%d assigned, want %d; %d mine, want %d", v.Assigned, owned, now.mine, r.c.myself.numSlots)
+		}
+		if v.AnyMoving() != (len(r.c.migrating)+len(r.c.importing) > 0) {
+			t.Fatalf("moving: %v, %d and %d marks", v.AnyMoving(), len(r.c.migrating), len(r.c.importing))
+		}
+		for i, n := range r.c.migrating {
+			if now.migrate[i] != n.id {
+				t.Fatalf("slot %d migrates to %q in the view, to %q in fact", i, now.migrate[i], n.id)
+			}
+		}
+		for i, n := range r.c.importing {
+			if now.imports[i] != n.id {
+				t.Fatalf("slot %d is imported from %q in the view, from %q in fact", i, now.imports[i], n.id)
+			}
+		}
+	}
+	r.step(Command{Args: []string{"FORGET", idD}})
+	r.c.View()
+	for i, s := range views {
+		if look(s.v) != s {
+			t.Fatalf("view %d changed afterwards", i)
+		}
 	}
 }

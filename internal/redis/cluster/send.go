@@ -7,7 +7,12 @@ import (
 
 // newPacket builds the header of a packet of n bytes in all.
 func (c *Core) newPacket(t MsgType, n int) packet {
-	p := packet(make([]byte, n))
+	var p packet
+	if c.buffer != nil {
+		p = c.buffer(n)
+	} else {
+		p = make([]byte, n)
+	}
 	me := c.myself
 	master := me // whose slots and epoch we speak of
 	if me.isReplica() && me.master != nil {
@@ -25,7 +30,7 @@ func (c *Core) newPacket(t MsgType, n int) packet {
 	p.put64(offCfgEpoch, master.configEpoch)
 	p.put64(offOffset, uint64(c.host.Data().Offset))
 	copy(p[offSender:], me.id)
-	copy(p[offSlots:], master.slotBytes())
+	master.slots.fill(p[offSlots:])
 	if me.master != nil {
 		copy(p[offMaster:], me.master.id)
 	}
@@ -81,6 +86,10 @@ func (c *Core) pingPacket(t MsgType) packet {
 	list := picked[:0]
 	for i := 3 * wanted; i > 0 && fresh > 0 && len(list) < wanted; i-- {
 		n := c.nodes[c.rand.IntN(len(c.nodes))]
+		// The newer news is, the longer it spares others a ping of their own.
+		if o := c.nodes[c.rand.IntN(len(c.nodes))]; !c.plain && o.pongReceived > n.pongReceived {
+			n = o
+		}
 		if n == c.myself || n.timedOut() || n.gossiped == c.gossipSeq {
 			continue
 		}
@@ -161,7 +170,8 @@ func (c *Core) sendUpdate(l *link, n *node) {
 	b := p[headerLen:]
 	binary.BigEndian.PutUint64(b, n.configEpoch)
 	copy(b[8:], n.id)
-	for i, v := range n.slotBytes() {
+	for i, v := range n.slots.b {
+		i += n.slots.lo
 		b[8+NameLen+i] = v &^ c.unclaimed[i]
 	}
 	c.send(l, p)

@@ -94,7 +94,8 @@ func ranges(n *node) [][2]int {
 			out = append(out, [2]int{from, to})
 		}
 	}
-	for i, v := range n.slotBytes() {
+	for i, v := range n.slots.b {
+		i += n.slots.lo
 		if v == 0xff { // as most of those that are not 0
 			add(i<<3, i<<3+7)
 			continue
@@ -193,7 +194,7 @@ func (c *Core) cmdSlotsShow(in Command, _ []string) Value {
 	for s := 0; s < Slots; {
 		n := c.owner(s)
 		end := s
-		for end+1 < Slots && c.slots[end+1] == c.slots[s] {
+		for end+1 < Slots && c.slots.get(end+1) == c.slots.get(s) {
 			end++
 		}
 		if n != nil {
@@ -232,7 +233,7 @@ func (c *Core) slotsNode(n *node, in Command) Value {
 func (c *Core) cmdShards(Command, []string) Value {
 	v := array()
 	for _, n := range c.nodes {
-		if n.isReplica() {
+		if !n.isMaster() { // nor one whose handshake is not over
 			continue
 		}
 		slots := array()

@@ -120,6 +120,9 @@ type Options struct {
 	// Faults makes the Core break a rule on purpose, so that the simulator can
 	// show that its checkers notice. Zero in production.
 	Faults Mutants
+	// Buffer gives n zeroed bytes for a packet; nil: they are allocated. A world
+	// of a thousand nodes in one process uses its packets again.
+	Buffer func(n int) []byte
 	// Plain switches the improvements over Redis off (for measurements).
 	Plain bool
 }
@@ -192,6 +195,10 @@ type DataLoaded struct {
 	Except *slot.Set
 }
 
+// GaveSlots says that slots of this node were let go for another, which is going
+// to claim them: its claim is to be believed, whoever gave them to us before.
+type GaveSlots struct{ Slots *slot.Set }
+
 // TakeSlots claims slots for this node in one step, without marks: their owner,
 // From, has let them go for good and serves them no more, and the data is here.
 // The answer is the one Taken effect. It may be repeated, for slots of which
@@ -219,6 +226,7 @@ func (ConfigChanged) isInput() {}
 func (Publish) isInput()       {}
 func (DataLoaded) isInput()    {}
 func (TakeSlots) isInput()     {}
+func (GaveSlots) isInput()     {}
 func (Shutdown) isInput()      {}
 
 // Effect is something the caller must do. Effects are carried out in order; a
@@ -421,7 +429,6 @@ type NodeView struct {
 	MasterID string // of a replica, "" if unknown
 	// Replicas of a master, in the order in which CLUSTER SLOTS shows them.
 	Replicas []*NodeView
-	NumSlots int
 }
 
 // ClientPort is the port that a client on a connection of that kind is told.
@@ -469,36 +476,68 @@ type View struct {
 	CurrentEpoch uint64
 	Size         int // masters with slots
 
-	owner     [Slots]uint16 // 1 + index into Nodes, 0: no owner
-	migrating map[int]*NodeView
-	importing map[int]*NodeView
+	nums      []*NodeView // what the numbers in the tables mean
+	owner     slotPageTable
+	migrating slotPageTable
+	importing slotPageTable
+	moving    int // marks in the latter two
+	mine      slot.Set
+	hasMine   bool // mine is known
 }
 
 // Owner is the node that serves slot n in [0, Slots), nil if there is none.
 func (v *View) Owner(n int) *NodeView {
-	if i := v.owner[n]; i != 0 {
-		return v.Nodes[i-1]
+	return v.node(&v.owner, n)
+}
+
+func (v *View) node(t *slotPageTable, n int) *NodeView {
+	if i := pageGet(t, n); i != 0 {
+		return v.nums[i]
 	}
 	return nil
 }
 
+// MySlots are the slots that this node owns.
+func (v *View) MySlots() slot.Set {
+	if v.hasMine {
+		return v.mine
+	}
+	var s slot.Set
+	for n := range Slots {
+		if v.Mine(n) {
+			s.Add(n)
+		}
+	}
+	return s
+}
+
 // Migrating is the node that slot n of ours moves to, nil if it does not move.
-func (v *View) Migrating(n int) *NodeView { return v.migrating[n] }
+func (v *View) Migrating(n int) *NodeView { return v.node(&v.migrating, n) }
 
 // Importing is the node that slot n is being taken from, nil if it is not.
-func (v *View) Importing(n int) *NodeView { return v.importing[n] }
+func (v *View) Importing(n int) *NodeView { return v.node(&v.importing, n) }
 
 // AnyMoving reports whether any slot is migrating or importing: with it false
-// the two maps need not be asked.
-func (v *View) AnyMoving() bool { return len(v.migrating)+len(v.importing) > 0 }
+// the two need not be asked.
+func (v *View) AnyMoving() bool { return v.moving > 0 }
 
-// EachMoving calls f for every slot that is migrating or importing.
+// EachMoving calls f for every slot that is migrating or importing, twice if it
+// is both.
 func (v *View) EachMoving(f func(n int)) {
-	for n := range v.migrating {
-		f(n)
+	if v.moving == 0 {
+		return
 	}
-	for n := range v.importing {
-		f(n)
+	for i := range slotPages {
+		for _, p := range []*slotPage{v.migrating[i], v.importing[i]} {
+			if p == nil {
+				continue
+			}
+			for j, num := range p {
+				if num != 0 {
+					f(i*perPage + j)
+				}
+			}
+		}
 	}
 }
 
