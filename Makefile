@@ -32,7 +32,7 @@ fuzz: ## every fuzz target for FUZZTIME (default 1h each)
 	@scripts/fuzz.sh $(FUZZTIME)
 
 sim: ## many more seeds of the simulator; clusters of up to 400 nodes
-	$(GO) test ./internal/sim/ -count=1 -timeout 0 -v -sim.seeds=100000 -sim.cluster.seeds=100000 -sim.cluster.large
+	$(GO) test ./internal/sim/ -count=1 -timeout 0 -v -sim.seeds=100000 -sim.cluster.seeds=100000 -sim.move.seeds=100000 -sim.cluster.large
 
 soak: peers ## long forms of the crash tests
-	HOLDFAST_SOAK=1 $(GO) test ./internal/raid/ ./test/crash/ ./test/peers/ ./test/server/ -count=1 -timeout 0 -v
+	HOLDFAST_SOAK=1 $(GO) test ./internal/raid/ ./test/crash/ ./test/peers/ ./test/server/ ./test/cluster/ -count=1 -timeout 0 -v

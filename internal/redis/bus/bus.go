@@ -41,10 +41,6 @@ const (
 	acceptPause   = 50 * time.Millisecond
 )
 
-// readStep bounds how much memory the announced length of a packet takes before
-// its bytes have come.
-const readStep = 64 << 10
-
 // Options are what a Bus needs.
 type Options struct {
 	// Handle is given LinkUp, InboundUp, LinkDown and Packet, in order for each

@@ -297,11 +297,14 @@ type Job struct {
 	Ended       time.Time
 	Error       string
 
+	opened   bool      // the shell has connections for it
 	fed      bool      // there is a feed
 	dialing  bool      // or there may be one soon
 	held     time.Time // since when clients wait; zero: they do not
 	linger   bool      // of DroppingIt: the keys are still there, in case that
 	syncing  bool      // a Sync is on its way
+	durable  bool      // of the source's Taking: the mark GIVEN is
+	heir     bool      // of the source's Taking: a former life, or another node, may have told the target
 	synced   bool      // the source's: the target's disk is not behind
 	prepared bool      // the source's: PREPARED has come; the target's: it was sent
 	asking   bool      // an Ask or Tell is on its way
@@ -321,6 +324,7 @@ type Core struct {
 	table  Table
 	master bool
 	jobs   map[string]*Job
+	kept   map[string]*Job // imports that are over, but for their mark READY
 	ended  []*Job
 	out    []Effect
 	now    time.Time
@@ -328,7 +332,9 @@ type Core struct {
 
 // New makes the core of a server that loads. The marks of its journal go to
 // Replay, until the first Role.
-func New(w World) *Core { return &Core{world: w, jobs: make(map[string]*Job)} }
+func New(w World) *Core {
+	return &Core{world: w, jobs: make(map[string]*Job), kept: make(map[string]*Job)}
+}
 
 // Restore sets the table: from a checkpoint, or from the snapshot of a master.
 func (c *Core) Restore(t *Table) { c.table = *t }
@@ -340,12 +346,12 @@ func (c *Core) Replay(m Mark) { c.table.Apply(m) }
 func (c *Core) Table() *Table { return &c.table }
 
 // Idle reports whether there is nothing to do and nothing to wait for.
-func (c *Core) Idle() bool { return len(c.jobs) == 0 }
+func (c *Core) Idle() bool { return len(c.jobs)+len(c.kept) == 0 }
 
 // Jobs returns the running jobs, then those that ended, oldest first.
 func (c *Core) Jobs() []Job {
 	out := make([]Job, 0, len(c.jobs)+len(c.ended))
-	for _, j := range c.sorted() {
+	for _, j := range sorted(c.jobs) {
 		out = append(out, *j)
 	}
 	for _, j := range c.ended {
@@ -356,9 +362,11 @@ func (c *Core) Jobs() []Job {
 
 // Deadline is when Step wants a Timer at the latest; zero if never.
 func (c *Core) Deadline() (at time.Time) {
-	for _, j := range c.jobs {
-		if !j.due.IsZero() && (at.IsZero() || j.due.Before(at)) {
-			at = j.due
+	for _, jobs := range []map[string]*Job{c.jobs, c.kept} {
+		for _, j := range jobs {
+			if !j.due.IsZero() && (at.IsZero() || j.due.Before(at)) {
+				at = j.due
+			}
 		}
 	}
 	return at
@@ -394,17 +402,25 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 	case Commit:
 		c.commit(in)
 	case Moved:
-		for _, j := range c.sorted() {
+		for _, j := range sorted(c.kept) {
+			c.keptMoved(j)
+		}
+		for _, j := range sorted(c.jobs) {
 			c.moved(j)
 		}
 	case Disturbed:
-		for _, j := range c.sorted() {
+		for _, j := range sorted(c.jobs) {
 			c.broken(j, in.Why)
 		}
 	case Timer:
-		for _, j := range c.sorted() {
+		for _, j := range sorted(c.jobs) {
 			if !j.due.IsZero() && !now.Before(j.due) {
 				c.overdue(j)
+			}
+		}
+		for _, j := range sorted(c.kept) {
+			if !now.Before(j.due) {
+				c.keptLongEnough(j)
 			}
 		}
 	default:
@@ -417,7 +433,7 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 func (c *Core) about(in Input) {
 	switch in := in.(type) {
 	case Fed:
-		if j := c.jobs[in.Job]; j != nil && j.Import {
+		if j := c.jobs[in.Job]; j != nil && j.Phase == Waiting {
 			j.fed, j.dialing = true, false
 			j.due = c.now.Add(silence)
 			j.Phase = Snapshots
@@ -489,11 +505,11 @@ func (c *Core) mark(j *Job, kind MarkKind) {
 
 func (c *Core) logf(format string, args ...any) { c.emit(Log{fmt.Sprintf(format, args...)}) }
 
-// sorted returns the running jobs by id, so that what happens does not depend
-// on the order of a map.
-func (c *Core) sorted() []*Job {
-	out := make([]*Job, 0, len(c.jobs))
-	for _, j := range c.jobs {
+// sorted returns jobs by id, so that what happens does not depend on the order
+// of a map.
+func sorted(jobs map[string]*Job) []*Job {
+	out := make([]*Job, 0, len(jobs))
+	for _, j := range jobs {
 		out = append(out, j)
 	}
 	sortJobs(out)
@@ -507,14 +523,13 @@ func (c *Core) role(master bool) {
 	}
 	c.master = master
 	if !master {
-		for _, j := range c.sorted() {
+		for _, j := range sorted(c.jobs) {
 			c.release(j)
-			if j.fed || j.dialing {
-				c.emit(CloseFeed{j.ID})
-			}
+			c.closeFeed(j)
 			c.emit(Unstage{j.Slots})
 			c.end(j, Failed, "this node is a replica now; its master goes on")
 		}
+		clear(c.kept)
 		return
 	}
 	for _, r := range c.table.All() {
@@ -531,11 +546,12 @@ func (c *Core) role(master bool) {
 			c.hold(j, false)
 			c.resolve(j)
 		case MarkGiven:
-			j.Phase = Taking
+			j.Phase, j.heir = Taking, true
 			c.hold(j, true)
-			j.due = c.now.Add(askEvery)
+			c.syncGiven(j) // it may be known to nobody else so far
 			c.moved(j)
 		case MarkDrop:
+			j.Slots = c.notOurs(j.Slots)
 			c.emit(Stage{j.Slots})
 			c.dropKeys(j)
 		}
@@ -572,7 +588,7 @@ func (c *Core) dropped(j *Job) {
 // inTheWay is a job that another with these slots, in this direction, has to
 // wait for: one at a time has a feed.
 func (c *Core) inTheWay(imports bool, set *slot.Set) *Job {
-	for _, j := range c.sorted() {
+	for _, j := range sorted(c.jobs) {
 		switch j.Phase {
 		case Waiting, Snapshots, Following, HandOver:
 			if j.Import == imports {
@@ -607,10 +623,14 @@ func (c *Core) release(j *Job) {
 	c.emit(Release{j.Slots})
 }
 
-// closeFeed ends the feed of a job, if there is one.
+// closeFeed ends the feed of a job, and what may become one.
 func (c *Core) closeFeed(j *Job) {
-	if j.fed || j.dialing {
-		j.fed, j.dialing = false, false
+	if c.Faults.LeakFeed && !j.fed && !j.dialing {
+		return
+	}
+	j.fed, j.dialing = false, false
+	if j.opened {
+		j.opened = false
 		c.emit(CloseFeed{j.ID})
 	}
 }
@@ -661,7 +681,7 @@ func (c *Core) begin(in Import) {
 }
 
 func (c *Core) dial(j *Job) {
-	j.dialing = true
+	j.dialing, j.opened = true, true
 	j.due = c.now.Add(silence)
 	c.emit(Dial{j.ID, j.Peer, j.Slots})
 }
@@ -694,7 +714,9 @@ func (c *Core) drained(j *Job) {
 	j.Phase, j.syncing = HandOver, true
 	j.due = c.now.Add(handover + awaitCommit)
 	c.hold(j, false) // nobody reads or writes these slots here, but FLUSHALL has to wait
-	c.mark(j, MarkReady)
+	if !c.Faults.ForgetReady {
+		c.mark(j, MarkReady)
+	}
 	c.emit(Sync{j.ID})
 }
 
@@ -705,10 +727,13 @@ func (c *Core) durable(j *Job, err string) {
 		j.prepared = true
 		j.due = c.now.Add(awaitCommit)
 		c.emit(SendPrepared{j.ID})
+		if c.Faults.ClaimEarly {
+			c.claim(j, j.Peer, 0)
+		}
 	case j.Import && err != "":
 		// PREPARED was not sent: the source cannot have given anything.
 		c.abandon(j, err)
-	case !j.Import && j.Phase == Taking:
+	case !j.Import && j.Phase == Taking && !j.durable:
 		c.given(j, err)
 	}
 }
@@ -727,7 +752,7 @@ func (c *Core) commit(in Commit) {
 		return
 	}
 	r := c.table.Get(j.ID)
-	if r == nil || r.Kind != MarkReady {
+	if (r == nil || r.Kind != MarkReady) && !c.Faults.ForgetReady {
 		// Nobody gives what is not ready; a lie, or another life of this job.
 		c.refuse(false, "UNKNOWN the job is not ready")
 		return
@@ -758,14 +783,75 @@ func (c *Core) claimed(j *Job, err string) {
 	c.finish(j)
 }
 
-// finish ends an import whose slots are ours.
+// finish ends an import whose slots are ours. Its mark stays for a while: who
+// takes our place may not have heard the claim, and who takes the source's place
+// may make one of its own, which the others believe. Both have to be told again
+// that the slots were given, and to whom.
 func (c *Core) finish(j *Job) {
 	c.emit(Unstage{j.Slots})
 	c.release(j)
-	c.mark(j, MarkDone)
 	c.closeFeed(j)
 	c.logf("Slot move %s: %s are ours now", j.ID, slots(j))
 	c.end(j, Done, "")
+	if c.Faults.ForgetClaim {
+		c.mark(j, MarkDone)
+		return
+	}
+	c.kept[j.ID] = &Job{ID: j.ID, Import: true, Peer: j.Peer, Slots: j.Slots, Began: j.Began, Phase: Done, due: c.now.Add(c.world.Linger())}
+}
+
+// forget takes the mark of an import away that is over.
+func (c *Core) forget(j *Job) {
+	delete(c.kept, j.ID)
+	c.mark(j, MarkDone)
+}
+
+// keptLongEnough ends the time in which a claim may be lost.
+func (c *Core) keptLongEnough(j *Job) {
+	if !c.world.ClusterOK() {
+		j.due = c.now.Add(askEvery) // we may have been replaced, and not know it
+		return
+	}
+	c.forget(j)
+}
+
+// keptMoved looks at slots that were imported and that have another owner now:
+// by a claim of the source's heir, or by an administrator. Whoever it is has to
+// say whether they are his.
+func (c *Core) keptMoved(j *Job) {
+	if c.notOurs(j.Slots).Empty() {
+		return
+	}
+	delete(c.kept, j.ID)
+	c.jobs[j.ID] = j
+	c.logf("Slot move %s: %s are not all ours any more, in doubt", j.ID, slots(j))
+	j.Phase = InDoubt
+	c.emit(Stage{j.Slots})
+	c.hold(j, false)
+	c.resolve(j)
+}
+
+// narrow leaves those slots of a job alone that are ours, and go on being so.
+func (c *Core) narrow(j *Job, lost *slot.Set) {
+	ours := *j.Slots
+	ours.DelAll(lost)
+	j.Slots = lost
+	c.emit(Unstage{&ours})
+	if !j.held.IsZero() {
+		c.emit(Release{&ours})
+	}
+}
+
+// notOurs returns those of the slots that are not ours.
+func (c *Core) notOurs(set *slot.Set) *slot.Set {
+	out := *set
+	me := c.world.MyID()
+	set.Each(func(n int) {
+		if c.world.Owner(n) == me {
+			out.Del(n)
+		}
+	})
+	return &out
 }
 
 // abandon deletes what an import has staged. It must not be called once the
@@ -785,12 +871,19 @@ func (c *Core) resolve(j *Job) {
 	if j.asking || j.claiming != "" {
 		return
 	}
-	switch owner := c.owner(j.Slots); owner {
-	case c.world.MyID():
+	if lost := c.notOurs(j.Slots); lost.Empty() {
 		c.finish(j)
+		return
+	} else if lost.Len() < j.Slots.Len() {
+		c.narrow(j, lost)
+	}
+	switch owner := c.owner(j.Slots); owner {
 	case "":
 		// Nobody owns them, as far as we know: that will change.
 	default:
+		if c.Faults.AskPeer {
+			owner = j.Peer
+		}
 		j.asking = true
 		c.emit(Ask{j.ID, owner, j.Slots})
 	}
@@ -852,6 +945,10 @@ func (c *Core) broken(j *Job, why string) {
 		c.abandon(j, why)
 	default:
 		c.closeFeed(j)
+		if c.Faults.PresumeCommit {
+			c.claim(j, j.Peer, 0)
+			return
+		}
 		c.logf("Slot move %s: in doubt: %s", j.ID, why)
 		j.Phase = InDoubt
 		c.resolve(j)
@@ -908,7 +1005,7 @@ func (c *Core) answered(j *Job, in Answer) {
 		c.claim(j, in.Node, in.Epoch)
 		return
 	}
-	if c.owner(j.Slots) != in.Node {
+	if c.owner(j.Slots) != in.Node && !c.Faults.AskPeer {
 		return // it is not the owner any more: ask who is
 	}
 	c.abandon(j, "the source has kept the slots")

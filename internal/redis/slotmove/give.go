@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // feed is FEED: a target wants slots of ours.
@@ -35,7 +37,7 @@ func (c *Core) feed(in Feed) {
 		c.refuse(false, "%s", why)
 		return
 	}
-	j := &Job{ID: in.Job, Peer: in.Target, Slots: in.Slots, Phase: Snapshots, Began: c.now, fed: true}
+	j := &Job{ID: in.Job, Peer: in.Target, Slots: in.Slots, Phase: Snapshots, Began: c.now, opened: true, fed: true}
 	c.jobs[j.ID] = j
 	c.logf("Slot move %s: giving %s to %s", j.ID, slots(j), j.Peer)
 	c.emit(Snapshot{j.ID, j.Peer, j.Slots})
@@ -47,9 +49,16 @@ func (c *Core) near(j *Job) {
 	if j.Import || j.Phase != Following || !j.synced {
 		return
 	}
+	for _, k := range c.kept {
+		if k.Slots.Overlaps(j.Slots) {
+			return // that they are ours may still be undone
+		}
+	}
 	j.Phase = HandOver
 	j.due = c.now.Add(handover)
-	c.hold(j, false)
+	if !c.Faults.NoHold {
+		c.hold(j, false)
+	}
 	c.emit(Drain{j.ID})
 }
 
@@ -58,24 +67,52 @@ func (c *Core) preparedBy(j *Job) {
 	if j.Import || j.Phase != HandOver || j.prepared {
 		return
 	}
-	j.prepared = true
-	j.Phase, j.syncing = Taking, true
-	j.due = c.now.Add(refuseAfter)
-	c.hold(j, true)
+	if !c.world.ClusterOK() {
+		// Somebody may have taken our place, and whatever it is asked, it does not
+		// know that these slots are given away.
+		c.takeBack(j, "the cluster is down")
+		return
+	}
+	j.prepared, j.Phase = true, Taking
+	c.hold(j, !c.Faults.NoReadHold)
 	c.mark(j, MarkGiven)
+	c.syncGiven(j)
+	if c.Faults.DropEarly {
+		c.emit(Drop{j.ID, j.Slots})
+	}
+}
+
+// syncGiven makes the mark GIVEN durable, here and at the replicas.
+func (c *Core) syncGiven(j *Job) {
+	j.syncing = true
+	j.due = c.now.Add(refuseAfter)
 	c.emit(Sync{j.ID})
+	if c.Faults.CommitEarly && !j.heir {
+		c.given(j, "")
+	}
 }
 
 // given goes on once the mark GIVEN is durable, or is known not to be.
 func (c *Core) given(j *Job, err string) {
-	if err != "" {
+	if err == "" && !j.heir && !c.world.ClusterOK() {
+		err = "the cluster is down"
+	}
+	switch {
+	case err != "" && j.heir:
+		c.logf("Slot move %s: not yet safe here: %s", j.ID, err)
+		j.due = c.now.Add(askEvery)
+		return
+	case err != "":
 		// Nobody has been told. That the mark may be on a disk somewhere does no
 		// harm: DONE stands behind it.
 		c.takeBack(j, err)
 		return
 	}
+	j.durable = true
+	j.due = c.now.Add(askEvery)
 	if j.fed {
 		c.emit(SendCommit{j.ID})
+		j.due = c.now.Add(awaitCommit)
 	}
 	c.ownersOfGiven(j)
 }
@@ -96,21 +133,18 @@ func (c *Core) takeBack(j *Job, why string) {
 // ownersOfGiven ends the wait for the target's claim. Before GIVEN, it notices
 // that slots have gone otherwise.
 func (c *Core) ownersOfGiven(j *Job) {
-	ours := 0
-	j.Slots.Each(func(n int) {
-		if c.world.Owner(n) == c.world.MyID() {
-			ours++
-		}
-	})
+	ours := j.Slots.Len() - c.notOurs(j.Slots).Len()
 	switch {
 	case j.Phase == DroppingIt:
-		if j.linger && ours == j.Slots.Len() {
+		if j.linger && c.anyOpen(j.Slots) {
+			c.endLinger(j) // they come back key by key, to where there must be none
+		} else if j.linger && ours == j.Slots.Len() {
 			c.emit(Unstage{j.Slots})
 			c.takeBack(j, "the slots have come back")
 		}
 	case j.Phase != Taking && ours < j.Slots.Len():
 		c.takeBack(j, "slots have another owner now")
-	case j.Phase != Taking || ours > 0 || j.syncing:
+	case j.Phase != Taking || ours > 0 || !j.durable && !j.heir:
 	default:
 		c.closeFeed(j)
 		c.emit(Stage{j.Slots})
@@ -119,6 +153,11 @@ func (c *Core) ownersOfGiven(j *Job) {
 		j.Phase, j.linger = DroppingIt, true
 		j.due = c.now.Add(c.world.Linger())
 	}
+}
+
+func (c *Core) anyOpen(set *slot.Set) (open bool) {
+	set.Each(func(n int) { open = open || c.world.Open(n) })
+	return open
 }
 
 // endLinger deletes the keys of slots that another has claimed.
@@ -145,15 +184,21 @@ func (c *Core) overdueGive(j *Job) {
 // them. A node that is not in the cluster any more never will.
 func (c *Core) insist(j *Job) {
 	j.due = c.now.Add(askEvery)
-	if j.syncing {
-		return
-	}
 	if !j.refusing && c.now.Sub(j.held) >= refuseAfter {
 		j.refusing = true
 		c.emit(Refuse{j.Slots})
 		c.logf("Slot move %s: the target has not claimed the slots yet; they are not served until it does", j.ID)
 	}
-	if !c.world.Known(j.Peer) {
+	switch {
+	case c.Faults.TakeBackLate && j.refusing:
+		c.takeBack(j, "nobody claims the slots")
+		return
+	case j.syncing && !j.durable:
+		return
+	case !j.durable:
+		c.syncGiven(j)
+		return
+	case !c.world.Known(j.Peer):
 		c.takeBack(j, "the target left the cluster")
 		return
 	}
@@ -165,7 +210,7 @@ func (c *Core) insist(j *Job) {
 
 // told is what the target's shard said.
 func (c *Core) told(j *Job, in Answer) {
-	if j.Phase != Taking || in.Err != "" || in.Yes || j.syncing {
+	if j.Phase != Taking || in.Err != "" || in.Yes || !j.durable {
 		return
 	}
 	// A master that has its data does not know the job. If it has claimed the
@@ -192,7 +237,7 @@ func (c *Core) asked(in Asked) {
 	}
 	switch j.Phase {
 	case Taking, DroppingIt:
-		if j.syncing {
+		if j.Phase == Taking && !j.durable {
 			c.refuse(true, "the job is about to be given")
 			return
 		}
@@ -221,6 +266,11 @@ func slots(j *Job) string {
 func (c *Core) Holds(n int) bool {
 	for _, j := range c.jobs {
 		if j.Slots.Has(n) && (j.Phase == Taking || j.Phase == DroppingIt) {
+			return true
+		}
+	}
+	for _, j := range c.kept {
+		if j.Slots.Has(n) {
 			return true
 		}
 	}

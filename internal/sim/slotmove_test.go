@@ -1,0 +1,127 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"holdfast/internal/redis/slotmove"
+)
+
+var (
+	moveSeeds = flag.Int("sim.move.seeds", 1000, "number of simulated worlds with moves of slots")
+	moveFirst = flag.Uint64("sim.move.first", 1, "the first of their seeds")
+	moveOne   = flag.Uint64("sim.move.seed", 0, "replay this seed alone, with its trace")
+)
+
+// moveKindOf spreads the plots over the seeds; a third mixes all faults.
+func moveKindOf(seed uint64) MoveKind {
+	if seed%3 == 0 {
+		return MoveMixed
+	}
+	return MoveKind(seed % uint64(moveKinds))
+}
+
+// DESIGN 6.1: what mChecker holds, in every seed.
+func TestSlotMovesKeepTheirPromisesInEverySeed(t *testing.T) {
+	if *moveOne != 0 {
+		res := RunMoves(MoveOptions{Seed: *moveOne, Kind: moveKindOf(*moveOne), Trace: func(s string) { t.Log(s) }})
+		for _, v := range res.Violations {
+			t.Error(v)
+		}
+		t.Logf("%+v", res)
+		return
+	}
+	n := *moveSeeds
+	if testing.Short() {
+		n = min(n, 200)
+	}
+	start := time.Now()
+	var mu sync.Mutex
+	var sum MoveResult
+	var worst time.Duration
+	each(n, func(i int) {
+		seed := *moveFirst + uint64(i)
+		res := RunMoves(MoveOptions{Seed: seed, Kind: moveKindOf(seed)})
+		mu.Lock()
+		defer mu.Unlock()
+		for _, v := range res.Violations {
+			t.Errorf("seed %d: %s (replay: go test ./internal/sim -run SlotMovesKeep -sim.move.seed=%d -v)", seed, v, seed)
+		}
+		if res.Events > 1_000_000 {
+			t.Errorf("seed %d: %d events: somebody turns in circles", seed, res.Events)
+		}
+		sum.Virtual += res.Virtual
+		sum.Events += res.Events
+		sum.Jobs += res.Jobs
+		sum.Done += res.Done
+		sum.InDoubt += res.InDoubt
+		sum.Failovers += res.Failovers
+		sum.Crashes += res.Crashes
+		sum.Writes += res.Writes
+		sum.Lost += res.Lost
+		worst = max(worst, res.Settled)
+	})
+	t.Logf("%d seeds: %v of virtual time, %d events, %d moves, %d of them ready, %d done where the target lived on; %d failovers, %d crashes; %d writes, %d lost as they may; settled after %v at most; in %v",
+		n, sum.Virtual.Round(time.Second), sum.Events, sum.Jobs, sum.InDoubt, sum.Done, sum.Failovers, sum.Crashes, sum.Writes, sum.Lost, worst, time.Since(start).Round(time.Millisecond))
+}
+
+// DESIGN 6.5: each mistake that a move could be written with is noticed.
+func TestEverySlotMoveMutantIsCaught(t *testing.T) {
+	type m = slotmove.Mutants
+	mutants := []struct {
+		name string
+		opts MoveOptions
+	}{
+		{"COMMIT before GIVEN is durable", MoveOptions{Mutants: m{CommitEarly: true}, Kind: MoveKills}},
+		{"drop the keys before the claim", MoveOptions{Mutants: m{DropEarly: true}, Kind: MoveBreaks}},
+		{"no hold of writes while draining", MoveOptions{Mutants: m{NoHold: true}, Kind: MoveCalm}},
+		{"no hold of reads once given", MoveOptions{Mutants: m{NoReadHold: true}, Kind: MoveCuts}},
+		{"take given slots back after a while", MoveOptions{Mutants: m{TakeBackLate: true}, Kind: MoveClaims}},
+		{"presume COMMIT", MoveOptions{Mutants: m{PresumeCommit: true}, Kind: MoveMixed}},
+		{"claim without COMMIT", MoveOptions{Mutants: m{ClaimEarly: true}, Kind: MoveKills}},
+		{"ask who was the source", MoveOptions{Mutants: m{AskPeer: true}, Kind: MoveFailovers}},
+		{"no mark READY", MoveOptions{Mutants: m{ForgetReady: true}, Kind: MoveKills}},
+		{"no mark once claimed", MoveOptions{Mutants: m{ForgetClaim: true}, Kind: MoveClaims}},
+		{"leave connections behind", MoveOptions{Mutants: m{LeakFeed: true}, Kind: MovePauses}},
+		{"shell: do not wait for replicas", MoveOptions{NoReplicaWait: true, Kind: MoveFailovers}},
+		{"shell: do not sync", MoveOptions{NoSync: true, Kind: MovePower}},
+	}
+	const limit = 150
+	var table strings.Builder
+	for _, mu := range mutants {
+		caught := ""
+		start := time.Now()
+		for seed := uint64(1); seed <= limit && caught == ""; seed++ {
+			o := mu.opts
+			o.Seed = seed
+			if res := RunMoves(o); len(res.Violations) > 0 {
+				caught = fmt.Sprintf("seed %d: %s", seed, res.Violations[0])
+			}
+		}
+		if caught == "" {
+			t.Errorf("mutant %q survived %d seeds", mu.name, limit)
+			caught = "SURVIVED"
+		}
+		fmt.Fprintf(&table, "%-38s %6dms  %s\n", mu.name, time.Since(start).Milliseconds(), caught)
+	}
+	t.Log("\n" + table.String())
+}
+
+// A run is a function of its seed: a failure can be replayed.
+func TestSameSeedGivesTheSameMoves(t *testing.T) {
+	trace := func(seed uint64) string {
+		var b strings.Builder
+		res := RunMoves(MoveOptions{Seed: seed, Kind: moveKindOf(seed), Trace: func(s string) { b.WriteString(s + "\n") }})
+		fmt.Fprintf(&b, "%+v", res)
+		return b.String()
+	}
+	for _, seed := range []uint64{3, 16, 21} {
+		if a, b := trace(seed), trace(seed); a != b {
+			t.Fatalf("two runs of seed %d differ", seed)
+		}
+	}
+}
