@@ -45,10 +45,11 @@ const (
 	KindMove                  // slots move between shards while things break
 	KindHeal                  // a replica that was cut off together with its dead master returns
 	KindStream                // slots are handed over in one step while things break
+	KindOpen                  // masters with half moved slots are replaced; nobody closes the slots
 	kinds
 )
 
-var kindNames = [kinds]string{"mixed", "collision", "forget", "return", "stale", "slow", "many", "minority", "manual", "join", "move", "heal", "stream"}
+var kindNames = [kinds]string{"mixed", "collision", "forget", "return", "stale", "slow", "many", "minority", "manual", "join", "move", "heal", "stream", "open"}
 
 func (k ClusterKind) String() string { return kindNames[k] }
 
@@ -86,6 +87,7 @@ type cEvent struct {
 	seq  uint64
 	kind cEventKind
 	dir  uint8
+	own  bool // nobody else has data
 	life uint32
 	node *cNode
 	link *cLink
@@ -158,7 +160,8 @@ type cNode struct {
 	out, in      map[cluster.LinkID]*cLink
 	nextInbound  cluster.LinkID
 
-	taken bool // the last answer to TakeSlots
+	ownData bool // what it sends now is nobody else's
+	taken   bool // the last answer to TakeSlots
 
 	data      cData
 	lastFault int64
@@ -215,8 +218,10 @@ type cWorld struct {
 	cfg       cluster.Config
 	faulty    bool
 	done      bool
-	noPersist bool // large worlds keep no nodes.conf
-	unchecked bool // and look at every step of nobody
+	free      map[int][][]byte // packets that have arrived, by length
+	noPersist bool             // large worlds keep no nodes.conf
+	unchecked bool             // and look at every step of nobody
+	uniform   bool             // all nodes are of one kind: none behaves as a genuine one among ours
 	tooLarge  bool
 	spread    int64 // connections take up to so long, ns: a million at once would not fit into memory
 }
@@ -225,7 +230,7 @@ func newCWorld(o ClusterOptions) *cWorld {
 	w := &cWorld{
 		opts: o, rng: rand.New(rand.NewPCG(o.Seed, 0xc1057e4)),
 		epoch: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
-		byIP:  map[string]*cNode{}, byID: map[string]*cNode{},
+		byIP:  map[string]*cNode{}, byID: map[string]*cNode{}, free: map[int][][]byte{},
 	}
 	w.res.Kind = o.Kind
 	w.check.init(w)
@@ -348,10 +353,25 @@ func (w *cWorld) arrive(e cEvent) {
 		return
 	}
 	e.node.step(cluster.Packet{Link: id, Data: e.data})
+	if e.own && w.unchecked { // the core does not keep it
+		w.free[len(e.data)] = append(w.free[len(e.data)], e.data)
+	}
+}
+
+// buffer gives the memory of a packet that has arrived to a new one.
+func (w *cWorld) buffer(n int) []byte {
+	list := w.free[n]
+	if len(list) == 0 {
+		return make([]byte, n)
+	}
+	b := list[len(list)-1]
+	w.free[n] = list[:len(list)-1]
+	clear(b)
+	return b
 }
 
 // transmit puts a packet on its way.
-func (w *cWorld) transmit(l *cLink, dir uint8, data []byte) {
+func (w *cWorld) transmit(l *cLink, dir uint8, data []byte, own bool) {
 	if !l.open {
 		return
 	}
@@ -369,7 +389,7 @@ func (w *cWorld) transmit(l *cLink, dir uint8, data []byte) {
 	}
 	at := max(w.now+w.delay(), l.last[dir])
 	l.last[dir] = at
-	w.push(cEvent{at: at, kind: evPacket, dir: dir, link: l, node: to, life: life, data: data})
+	w.push(cEvent{at: at, kind: evPacket, dir: dir, link: l, node: to, life: life, data: data, own: own})
 }
 
 // dial opens a connection: up, refused, or no answer at all.
@@ -463,6 +483,7 @@ func (n *cNode) apply(effects []cluster.Effect) {
 			w.after(w.ms(200, 4000), func() { w.restart(n) })
 			return
 		}
+		n.ownData = w.unchecked && !sameData(effects, i, i-1) && !sameData(effects, i, i+1)
 		n.act(e)
 		if !n.alive || n.life != life || w.done {
 			return
@@ -472,6 +493,17 @@ func (n *cNode) apply(effects []cluster.Effect) {
 		w.check.observe(n)
 	}
 	n.setTimer()
+}
+
+// sameData reports whether two effects send the same packet: those of a
+// broadcast stand beside each other.
+func sameData(effects []cluster.Effect, i, j int) bool {
+	if j < 0 || j >= len(effects) {
+		return false
+	}
+	a, ok1 := effects[i].(cluster.Send)
+	b, ok2 := effects[j].(cluster.Send)
+	return ok1 && ok2 && &a.Data[0] == &b.Data[0]
 }
 
 func (n *cNode) setTimer() {
@@ -501,9 +533,9 @@ func (n *cNode) act(e cluster.Effect) {
 			w.check.sends(n, e.Data)
 		}
 		if l := n.out[e.Link]; l != nil {
-			w.transmit(l, toAcceptor, e.Data)
+			w.transmit(l, toAcceptor, e.Data, n.ownData)
 		} else if l := n.in[e.Link]; l != nil {
-			w.transmit(l, toDialer, e.Data)
+			w.transmit(l, toDialer, e.Data, n.ownData)
 		}
 	case cluster.FollowMaster:
 		n.follow(w.byIP[e.IP])

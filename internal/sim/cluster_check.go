@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"time"
 
@@ -381,7 +382,7 @@ func (c *cChecker) agreed() (bool, string) {
 				return false, fmt.Sprintf("n%d: shard %d is owned by %.6s, others say %.6s", n.idx, shard, a, owners[shard])
 			}
 		}
-		if why := c.handedOver(n, handed); why != "" {
+		if why := cmp.Or(c.handedOver(n, handed), c.openMarks(n)); why != "" {
 			return false, fmt.Sprintf("n%d: %s", n.idx, why)
 		}
 	}

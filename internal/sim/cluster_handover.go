@@ -191,5 +191,3 @@ func (c *cChecker) handedOver(n *cNode, owners map[int]string) string {
 	}
 	return ""
 }
-
-var zzDump func(w *cWorld)

@@ -93,7 +93,7 @@ func (r Rate) String() string { return fmt.Sprintf("%.1f msg/s %.0f kB/s", r.Mes
 func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traffic {
 	w := newCWorld(ClusterOptions{Seed: seed, Masters: n / 2, Replicas: 1, Plain: plain, Timeout: timeout})
 	w.masters = n / 2
-	w.noPersist, w.unchecked = true, true
+	w.noPersist, w.unchecked, w.uniform = true, true, true
 	w.spread = int64(timeout / 2)
 	w.build()
 	w.after(cDataTick, w.replicate)
@@ -134,7 +134,7 @@ func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traff
 
 // worldLimit bounds the memory of one world, in bytes: a machine that swaps
 // measures nothing, and does nothing else either.
-const worldLimit = 8 << 30
+const worldLimit = 3 << 30
 
 // runSmall is runFor for worlds that may not fit into memory: it looks every
 // tenth of a second, and stops the world before it stops the machine.

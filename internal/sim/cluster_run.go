@@ -106,7 +106,7 @@ func (w *cWorld) build() {
 	for i := range w.cut {
 		w.cut[i] = make([]bool, total)
 	}
-	mixed := w.rng.IntN(4) == 0 // some live with nodes that behave as genuine ones
+	mixed := w.rng.IntN(4) == 0 && w.opts.Kind != KindOpen && !w.uniform // some live with nodes that behave as genuine ones
 	for _, n := range w.nodes {
 		n.plain = mixed && w.rng.IntN(2) == 0
 		n.disk = w.initialConf(n)
@@ -163,8 +163,12 @@ func (w *cWorld) start(n *cNode) {
 	n.timerAt, n.startedAt, n.lastFault = 0, w.now, w.now
 	n.out, n.in = map[cluster.LinkID]*cLink{}, map[cluster.LinkID]*cLink{}
 	n.data.up, n.data.follow, n.data.pausedW = false, nil, false
+	var buffer func(int) []byte
+	if w.unchecked {
+		buffer = w.buffer
+	}
 	core, err := cluster.New(w.time(), w.cfg, cluster.Options{
-		Rand: rand.New(rand.NewPCG(w.opts.Seed, uint64(n.idx)<<32|uint64(n.life))),
+		Buffer: buffer, Rand: rand.New(rand.NewPCG(w.opts.Seed, uint64(n.idx)<<32|uint64(n.life))),
 		Host: n, State: n.disk, Faults: w.opts.Mutants, Plain: w.opts.Plain || n.plain,
 	})
 	if err != nil {
@@ -172,6 +176,9 @@ func (w *cWorld) start(n *cNode) {
 		return
 	}
 	n.core = core
+	if w.noPersist {
+		n.disk, n.synced = nil, nil // the text of 1,000 nodes in each of 1,000
+	}
 	n.apply(core.Start(w.time()))
 	w.check.lookAround() // it may have FAIL in its nodes.conf
 }
@@ -314,7 +321,7 @@ func (w *cWorld) heal() {
 			list := l.held[dir]
 			l.held[dir] = nil
 			for _, p := range list {
-				w.transmit(l, uint8(dir), p)
+				w.transmit(l, uint8(dir), p, false)
 			}
 		}
 	}
@@ -343,6 +350,9 @@ func (w *cWorld) plot(d time.Duration) {
 		return
 	case KindHeal:
 		w.plotHeal()
+		return
+	case KindOpen:
+		w.plotOpen()
 		return
 	}
 	for t := time.Duration(0); t < d; t += time.Duration(200+w.rng.IntN(2500)) * time.Millisecond {
@@ -439,13 +449,23 @@ func (w *cWorld) manualFailover() {
 // it: importing, migrating, then the new owner, then the old one.
 func (w *cWorld) moveSlot() {
 	from, to := w.pickMaster(), w.pickMaster()
+	first, last := shardRange(w.rng.IntN(w.masters), w.masters)
+	slot := first + (last-first)/2
+	if t := w.importer(slot); t != nil { // what was begun goes on
+		to = t
+		if o, _ := t.ownerOf(slot); w.byID[o] != nil {
+			from = w.byID[o]
+		}
+	}
 	if from == to || !from.alive || !to.alive {
 		return
 	}
-	first, last := shardRange(w.rng.IntN(w.masters), w.masters)
-	slot := first + (last-first)/2
 	w.check.moved[slot] = true
 	s := fmt.Sprint(slot)
+	pause := w.ms(1, 20)
+	if w.rng.IntN(3) == 0 { // many keys, or an administrator who is slow
+		pause = w.ms(100, 2000)
+	}
 	for i, c := range []struct {
 		n    *cNode
 		args []string
@@ -455,7 +475,7 @@ func (w *cWorld) moveSlot() {
 		{to, []string{"SETSLOT", s, "NODE", to.id}},
 		{from, []string{"SETSLOT", s, "NODE", to.id}},
 	} {
-		w.after(time.Duration(i)*w.ms(1, 20), func() {
+		w.after(time.Duration(i)*pause, func() {
 			// Each step only after the one before it was acknowledged.
 			giver, _ := from.ownerOf(slot)
 			taker, _ := to.ownerOf(slot)
@@ -465,6 +485,16 @@ func (w *cWorld) moveSlot() {
 			}
 		})
 	}
+}
+
+// importer is a node with an importing mark for a slot, nil if nobody has one.
+func (w *cWorld) importer(slot int) *cNode {
+	for _, n := range w.nodes {
+		if n.alive && n.core.View().Importing(slot) != nil {
+			return n
+		}
+	}
+	return nil
 }
 
 func (n *cNode) ownerOf(slot int) (string, uint64) {
@@ -615,6 +645,49 @@ func (w *cWorld) plotHeal() {
 	w.after(w.ms(8500, 9000), func() { w.restart(m) })
 }
 
+// plotOpen: slots are on their way from one master to another, key by key, when
+// source or target is replaced by its replica. The marks stay open, and still
+// all agree on who owns the slots.
+func (w *cWorld) plotOpen() {
+	perm := w.rng.Perm(w.masters)
+	source, target := w.nodes[perm[0]], w.nodes[perm[1]]
+	for shard := range w.masters {
+		if shard == target.idx {
+			continue
+		}
+		first, last := shardRange(shard, w.masters)
+		slot := first + (last-first)/2
+		w.check.moved[slot] = true
+		s := fmt.Sprint(slot)
+		target.step(cluster.Command{Args: []string{"SETSLOT", s, "IMPORTING", w.nodes[shard].id}})
+		w.nodes[shard].step(cluster.Command{Args: []string{"SETSLOT", s, "MIGRATING", target.id}})
+	}
+	for i, n := range []*cNode{source, target} {
+		if i == 1 && w.rng.IntN(2) == 0 {
+			break
+		}
+		at := w.ms(100+i*3500, 1000+i*4000)
+		w.after(at, func() { w.crash(n, w.rng.IntN(2) == 0, false) })
+		w.after(at+w.ms(1500, 7000), func() { w.restart(n) })
+	}
+}
+
+// openMarks: a mark that is still there names a master that is alive.
+func (c *cChecker) openMarks(n *cNode) string {
+	if c.w.opts.Kind != KindOpen {
+		return ""
+	}
+	v, why := n.core.View(), ""
+	v.EachMoving(func(s int) {
+		for _, o := range []*cluster.NodeView{v.Importing(s), v.Migrating(s)} {
+			if o != nil && c.w.byID[o.ID].core.Status().Slots == 0 {
+				why = fmt.Sprintf("slot %d moves from or to %.6s, which has no slots", s, o.ID)
+			}
+		}
+	})
+	return why
+}
+
 // owner is the node that owns a shard in its own eyes, with the newest epoch.
 func (w *cWorld) owner(shard int) (owner *cNode) {
 	from, _ := shardRange(shard, w.masters)
@@ -668,7 +741,9 @@ func (w *cWorld) calmDown() {
 		w.restart(n)
 		n.data.stuck, n.data.lag = false, 0
 	}
-	w.closeSlots()
+	if w.opts.Kind != KindOpen {
+		w.closeSlots()
+	}
 	w.tracef("calm")
 }
 
@@ -686,7 +761,6 @@ func (w *cWorld) awaitAgreement(when string) {
 		w.runFor(100 * time.Millisecond)
 	}
 	if !w.done {
-		zzDump(w)
 		w.violate("agreement %s: none within %v: %s", when, cAgreeWithin, why)
 	}
 }
