@@ -44,6 +44,7 @@ type clusterAdmin struct {
 	batch batchSize
 	// shards is the shard of each node that was ever seen; see noteShards.
 	shards map[string]string
+	home   map[string]int // of each master that was ever seen, a slot that it had
 	mu     sync.Mutex
 	// streams says which nodes, by id, move slots as a stream. Guarded by mu.
 	streams map[string]bool
@@ -56,7 +57,7 @@ func newClusterAdmin(verb string, o ClusterOptions) *clusterAdmin {
 	return &clusterAdmin{
 		o: o, began: time.Now(), res: &ClusterResult{Verb: verb},
 		pool:   newPool(clusterAuth{o.User, o.Pass, o.TLS}, o.Timeout),
-		shards: map[string]string{}, streams: map[string]bool{},
+		shards: map[string]string{}, home: map[string]int{}, streams: map[string]bool{},
 	}
 }
 

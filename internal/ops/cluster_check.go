@@ -84,21 +84,21 @@ func (r *ClusterReport) coverage(m *clusterMap) {
 	for n := range slot.Count {
 		switch c := m.claimants(n); len(c) {
 		case 0:
-			none.add(n)
+			none.Add(n)
 		case 1:
 			r.Covered++
 		default:
 			r.Covered++
-			many.add(n)
+			many.Add(n)
 			for _, o := range c {
 				owners[o.name()] = true
 			}
 		}
 	}
-	if k := none.count(); k > 0 {
+	if k := none.Len(); k > 0 {
 		r.add("uncovered", "", "%s without an owner (%s)", plural(k, "slot"), brief(&none))
 	}
-	if k := many.count(); k > 0 {
+	if k := many.Len(); k > 0 {
 		r.add("owners", "", "%s with several owners (%s): %s", plural(k, "slot"), brief(&many), strings.Join(sortedKeys(owners), ", "))
 	}
 }
@@ -107,15 +107,15 @@ func (r *ClusterReport) openSlots(m *clusterMap) {
 	for _, n := range m.nodes {
 		var mig, imp slotSet
 		for k := range n.migrating {
-			mig.add(k)
+			mig.Add(k)
 		}
 		for k := range n.importing {
-			imp.add(k)
+			imp.Add(k)
 		}
-		if k := mig.count(); k > 0 {
+		if k := mig.Len(); k > 0 {
 			r.add("open", n.name(), "%s migrating (%s)", plural(k, "slot"), brief(&mig))
 		}
-		if k := imp.count(); k > 0 {
+		if k := imp.Len(); k > 0 {
 			r.add("open", n.name(), "%s importing (%s)", plural(k, "slot"), brief(&imp))
 		}
 	}
@@ -140,7 +140,7 @@ func (r *ClusterReport) reach(m *clusterMap) {
 			}
 		}
 		text := n.err.Error()
-		if k := n.slots.count(); n.isMaster() && k > 0 {
+		if k := n.slots.Len(); n.isMaster() && k > 0 {
 			text += fmt.Sprintf(", with %s (%s)", plural(k, "slot"), brief(&n.slots))
 		}
 		r.add(kind, n.name(), "%s", text)
@@ -173,10 +173,10 @@ func (r *ClusterReport) agreement(m *clusterMap) {
 		mine := ownersIn(n.view)
 		for s := range truth {
 			if truth[s] != mine[s] && truth[s] != "" {
-				differs.add(s)
+				differs.Add(s)
 			}
 		}
-		if k := differs.count(); k > 0 {
+		if k := differs.Len(); k > 0 {
 			r.add("disagree", n.name(), "sees another owner of %s (%s) than the owners themselves", plural(k, "slot"), brief(&differs))
 		}
 		for _, o := range m.nodes {
@@ -200,7 +200,7 @@ func ownersBy(m *clusterMap) (out [slot.Count]string) {
 	for _, n := range m.masters() {
 		for _, s := range n.slots.list() {
 			if out[s] != "" {
-				twice.add(s)
+				twice.Add(s)
 			}
 			out[s] = n.id
 		}
@@ -223,7 +223,7 @@ func ownersIn(view map[string]*nodeLine) (out [slot.Count]string) {
 func (r *ClusterReport) epochs(m *clusterMap) {
 	by := map[uint64][]string{}
 	for _, n := range m.live() {
-		if n.epoch > 0 || n.slots.count() > 0 {
+		if n.epoch > 0 || n.slots.Len() > 0 {
 			by[n.epoch] = append(by[n.epoch], n.name())
 		}
 		for _, o := range m.nodes {
@@ -244,7 +244,7 @@ func (r *ClusterReport) replicas(m *clusterMap, want int) {
 	if want < 0 {
 		least = 0
 		for _, n := range m.masters() {
-			if n.slots.count() > 0 && len(m.replicasOf(n.id)) > 0 {
+			if n.slots.Len() > 0 && len(m.replicasOf(n.id)) > 0 {
 				least = 1
 			}
 		}
@@ -256,7 +256,7 @@ func (r *ClusterReport) replicas(m *clusterMap, want int) {
 				up++
 			}
 		}
-		if n.slots.count() > 0 && up < least {
+		if n.slots.Len() > 0 && up < least {
 			r.add("replicas", n.name(), "has %s that answer; %d wanted", plural(up, "replica"), least)
 		}
 	}
@@ -276,7 +276,7 @@ func (r *ClusterReport) decide(m *clusterMap) {
 	})
 	withSlots, down, failing := 0, 0, 0
 	for _, n := range m.masters() {
-		if n.slots.count() == 0 {
+		if n.slots.Len() == 0 {
 			continue
 		}
 		withSlots++
@@ -326,7 +326,7 @@ var kinds = []string{"uncovered", "failed", "unreachable", "owners", "open", "lo
 func kindRank(k string) int { return slices.Index(kinds, k) }
 
 func clusterRow(m *clusterMap, n *clusterNode) ClusterRow {
-	r := ClusterRow{Addr: n.name(), ID: n.id, Role: roleOf(&n.nodeLine), State: "ok", Slots: n.slots.count(), Ranges: n.slots.ranges(),
+	r := ClusterRow{Addr: n.name(), ID: n.id, Role: roleOf(&n.nodeLine), State: "ok", Slots: n.slots.Len(), Ranges: n.slots.String(),
 		Keys: n.keys, Replicas: len(m.replicasOf(n.id)), Epoch: n.epoch, Memory: n.memory}
 	if o := m.byID[n.master]; o != nil {
 		r.Master = o.name()
@@ -363,7 +363,7 @@ func plural(n int, what string) string {
 const briefLen = 48
 
 // brief is the ranges of a set, cut to what a line of a table holds.
-func brief(s *slotSet) string { return cutRanges(s.ranges()) }
+func brief(s *slotSet) string { return cutRanges(s.String()) }
 
 func cutRanges(t string) string {
 	if len(t) <= briefLen {

@@ -108,7 +108,7 @@ func (d *Deployment) chooseVictims(st *Status, n int) (out []*shardDrill, surviv
 	prefix := fmt.Sprintf("drill:%d:", time.Now().UnixMilli())
 	for _, row := range st.Rows {
 		node, m := st.rowOf[row.Addr], memberAt(d, row.Addr)
-		if len(out) == n || m == nil || m.Pid == 0 || node == nil || !node.isMaster() || node.slots.count() == 0 {
+		if len(out) == n || m == nil || m.Pid == 0 || node == nil || !node.isMaster() || node.slots.Len() == 0 {
 			survivors = append(survivors, row.Addr)
 			continue
 		}
@@ -116,7 +116,7 @@ func (d *Deployment) chooseVictims(st *Status, n int) (out []*shardDrill, surviv
 		for i := 0; ; i++ {
 			// The tag keeps all keys of a probe in one slot.
 			tag := "{" + strconv.Itoa(i) + "}"
-			if s.slot = slot.OfString(tag); node.slots.has(s.slot) {
+			if s.slot = slot.OfString(tag); node.slots.Has(s.slot) {
 				s.probe.prefix = prefix + tag + ":"
 				break
 			}
@@ -174,7 +174,7 @@ func (s *shardDrill) note(lines []*nodeLine) {
 		if s.detected.IsZero() && l.id == s.id && l.has("fail") {
 			s.detected = time.Now()
 		}
-		if s.switched.IsZero() && l.id != s.id && l.slots.has(s.slot) {
+		if s.switched.IsZero() && l.id != s.id && l.slots.Has(s.slot) {
 			s.switched = time.Now()
 		}
 	}

@@ -106,10 +106,10 @@ func (a *clusterAdmin) planFix(force bool) (work []openWork, problems []ClusterP
 	for n := range slot.Count {
 		owners := a.m.claimants(n)
 		if len(owners) != 1 || (force && !a.usable(owners[0].id)) {
-			sick.add(n)
+			sick.Add(n)
 		}
 	}
-	sick.addAll(slotsOf(a.m.openSlots()))
+	sick.AddAll(&slotsOf(a.m.openSlots()).Set)
 	counts, err := a.countKeys(sick.list())
 	if err != nil {
 		return nil, nil, err
@@ -162,7 +162,7 @@ func (a *clusterAdmin) spread(o *openSlot, given map[string]int) {
 	}
 	var best *clusterNode
 	for _, n := range a.m.live() {
-		if best == nil || n.slots.count()+given[n.id] < best.slots.count()+given[best.id] {
+		if best == nil || n.slots.Len()+given[n.id] < best.slots.Len()+given[best.id] {
 			best = n
 		}
 	}
@@ -177,7 +177,7 @@ func (a *clusterAdmin) spread(o *openSlot, given map[string]int) {
 func (a *clusterAdmin) sparing(work []openWork, problems []ClusterProblem) ([]openWork, []ClusterProblem) {
 	var down []*clusterNode
 	for _, n := range a.m.masters() {
-		if !n.up() && (n.slots.count() > 0 || len(a.m.replicasOf(n.id)) > 0) {
+		if !n.up() && (n.slots.Len() > 0 || len(a.m.replicasOf(n.id)) > 0) {
 			down = append(down, n)
 		}
 	}
@@ -185,7 +185,7 @@ func (a *clusterAdmin) sparing(work []openWork, problems []ClusterProblem) ([]op
 		return work, problems
 	}
 	for _, n := range down {
-		if k := n.slots.count(); k > 0 {
+		if k := n.slots.Len(); k > 0 {
 			problems = append(problems, ClusterProblem{"unreachable", "", fmt.Sprintf(
 				"%s of %s, which does not answer; start it, let a replica take over (CLUSTER FAILOVER FORCE there), or give it up with --with-unreachable-masters", plural(k, "slot"), n.name())})
 		}
@@ -194,12 +194,12 @@ func (a *clusterAdmin) sparing(work []openWork, problems []ClusterProblem) ([]op
 	var left slotSet
 	for _, w := range work {
 		if len(a.m.claimants(w.slot)) == 0 {
-			left.add(w.slot)
+			left.Add(w.slot)
 		} else {
 			rest = append(rest, w)
 		}
 	}
-	if k := left.count(); k > 0 {
+	if k := left.Len(); k > 0 {
 		problems = append(problems, ClusterProblem{"uncovered", "", fmt.Sprintf(
 			"%s (%s) may belong to %s, which does not answer; start it, or give it up with --with-unreachable-masters", plural(k, "slot"), brief(&left), down[0].name())})
 	}

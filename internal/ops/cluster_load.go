@@ -197,7 +197,7 @@ func (x *loadDrill) run(ctx context.Context) error {
 // prepare chooses the ends and the slots, and fills these.
 func (x *loadDrill) prepare() ([]clusterMove, error) {
 	masters := x.a.m.live()
-	slices.SortStableFunc(masters, func(a, b *clusterNode) int { return b.slots.count() - a.slots.count() })
+	slices.SortStableFunc(masters, func(a, b *clusterNode) int { return b.slots.Len() - a.slots.Len() })
 	from, to := masters[0], masters[len(masters)-1]
 	x.slots = from.slots.list()
 	x.slots = x.slots[:min(len(x.slots), x.o.Slots)]
@@ -205,6 +205,9 @@ func (x *loadDrill) prepare() ([]clusterMove, error) {
 	x.r.Slots = len(x.slots)
 	say(x.o.DrillOptions, "filling %s of %s with %s", plural(len(x.slots), "slot"), from.name(), sizeText(x.o.Bytes))
 	if err := x.fill(from.id); err != nil {
+		return nil, err
+	}
+	if err := x.a.load(); err != nil { // replicas may have changed sides
 		return nil, err
 	}
 	if from, to = x.a.standsFor(from.id), x.a.standsFor(to.id); from == nil || to == nil {

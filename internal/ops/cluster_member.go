@@ -74,7 +74,7 @@ func createBegun(nodes []*clusterNode, shards []shard) (begun bool, err error) {
 	masterOf := make([]int, len(nodes))
 	for _, s := range shards {
 		for k := s.from; k <= s.to; k++ {
-			want[s.master].add(k)
+			want[s.master].Add(k)
 		}
 		masterOf[s.master] = -1
 		for _, r := range s.replicas {
@@ -83,7 +83,7 @@ func createBegun(nodes []*clusterNode, shards []shard) (begun bool, err error) {
 	}
 	for i, n := range nodes {
 		mixed := want[i]
-		mixed.addAll(&n.slots)
+		mixed.AddAll(&n.slots.Set)
 		master, isGiven := given[n.master]
 		switch {
 		case n.keys > 0 && len(n.view) == 1:
@@ -97,7 +97,7 @@ func createBegun(nodes []*clusterNode, shards []shard) (begun bool, err error) {
 					n.addr(), n.view[id].addr())
 			}
 		}
-		begun = begun || len(n.view) > 1 || n.slots.count() > 0
+		begun = begun || len(n.view) > 1 || n.slots.Len() > 0
 	}
 	return begun, nil
 }
@@ -150,7 +150,7 @@ func (a *clusterAdmin) createNodes(ctx context.Context, nodes []*clusterNode, sh
 func (a *clusterAdmin) createMaster(n *clusterNode, s shard, epoch int) error {
 	var missing []int
 	for k := s.from; k <= s.to; k++ {
-		if !n.slots.has(k) {
+		if !n.slots.Has(k) {
 			missing = append(missing, k)
 		}
 	}
@@ -305,8 +305,8 @@ func (a *clusterAdmin) addNode(ctx context.Context, o AddNodeOptions) (*ClusterR
 func (a *clusterAdmin) addable(n *clusterNode, member bool) error {
 	switch {
 	case member:
-		if n.slots.count() > 0 {
-			return fmt.Errorf("%s is a member already and owns %s", n.addr(), plural(n.slots.count(), "slot"))
+		if n.slots.Len() > 0 {
+			return fmt.Errorf("%s is a member already and owns %s", n.addr(), plural(n.slots.Len(), "slot"))
 		}
 		return nil
 	case n.keys > 0:
@@ -404,9 +404,9 @@ func (a *clusterAdmin) delNode(ctx context.Context, what string) (*ClusterResult
 		if n = a.m.byID[n.id]; n == nil {
 			return nil, fmt.Errorf("%s went away meanwhile", what)
 		}
-	} else if n.isMaster() && n.slots.count() > 0 {
+	} else if n.isMaster() && n.slots.Len() > 0 {
 		return nil, fmt.Errorf("%s does not answer and owns %s; start it, or give its slots to others with `holdfast cluster fix --with-unreachable-masters %s`",
-			n.name(), plural(n.slots.count(), "slot"), a.o.Seeds[0])
+			n.name(), plural(n.slots.Len(), "slot"), a.o.Seeds[0])
 	}
 	moves, err := a.planLeave(n)
 	if err != nil {
@@ -442,7 +442,7 @@ func (a *clusterAdmin) planLeave(n *clusterNode) ([]clusterMove, error) {
 	if n.isMaster() && len(others) == 0 {
 		return nil, fmt.Errorf("%s is the only master that answers; it cannot be taken out", n.name())
 	}
-	if n.slots.count() == 0 || !n.isMaster() {
+	if n.slots.Len() == 0 || !n.isMaster() {
 		return nil, nil
 	}
 	if err := a.allOwned(); err != nil {

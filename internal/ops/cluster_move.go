@@ -65,8 +65,8 @@ func (a *clusterAdmin) moveBatch(slots []int, from, to *clusterNode) error {
 		return err
 	}
 	for _, n := range slots {
-		from.slots.del(n)
-		to.slots.add(n)
+		from.slots.Del(n)
+		to.slots.Add(n)
 		delete(from.migrating, n)
 		delete(to.importing, n)
 	}
@@ -114,7 +114,7 @@ func (a *clusterAdmin) gaveUp(slots []int, from, to *clusterNode) bool {
 		return false
 	}
 	l := now.view[to.id]
-	return l != nil && !slices.ContainsFunc(slots, func(n int) bool { return !l.slots.has(n) })
+	return l != nil && !slices.ContainsFunc(slots, func(n int) bool { return !l.slots.Has(n) })
 }
 
 // drain moves keys of a slot until the source has none. mine says that the
@@ -357,7 +357,7 @@ func (a *clusterAdmin) describe(n int, counts map[string]map[int]int) openSlot {
 	votes := map[string]int{}
 	for _, c := range a.m.nodes {
 		for id, l := range c.view {
-			if l.slots.has(n) {
+			if l.slots.Has(n) {
 				votes[id]++
 			}
 		}
@@ -381,12 +381,12 @@ func (a *clusterAdmin) closeTable(work []openWork, title string) *planTable {
 				sets[s] = new(slotSet)
 				order = append(order, s)
 			}
-			sets[s].add(w.slot)
+			sets[s].Add(w.slot)
 		}
 	}
 	words := map[string]string{"finish": "finish the move", "gather": "move keys home", "stable": "clear the mark", "assign": "assign", "disown": "take away"}
 	for _, s := range order {
-		t.add(words[s.Do], nameOf(a.m, s.From), nameOf(a.m, s.To), strconv.Itoa(sets[s].count()), brief(sets[s]))
+		t.add(words[s.Do], nameOf(a.m, s.From), nameOf(a.m, s.To), strconv.Itoa(sets[s].Len()), brief(sets[s]))
 	}
 	return t
 }
@@ -403,12 +403,12 @@ func (a *clusterAdmin) closeSlots(ctx context.Context, work []openWork) error {
 				if assign[s.To] == nil {
 					assign[s.To] = new(slotSet)
 				}
-				assign[s.To].add(w.slot)
+				assign[s.To].Add(w.slot)
 			case "disown":
 				if disowned[s] == nil {
 					disowned[s] = new(slotSet)
 				}
-				disowned[s].add(w.slot)
+				disowned[s].Add(w.slot)
 			}
 		}
 	}
@@ -495,7 +495,7 @@ func (a *clusterAdmin) disown(n *clusterNode, owner string, set *slotSet) error 
 	}
 	var mine []int
 	for _, s := range set.list() {
-		if now.slots.has(s) {
+		if now.slots.Has(s) {
 			mine = append(mine, s)
 		}
 	}

@@ -2,7 +2,6 @@ package ops
 
 import (
 	"fmt"
-	"math/bits"
 	"net"
 	"slices"
 	"strconv"
@@ -12,64 +11,19 @@ import (
 )
 
 // slotSet is a set of hash slots. The zero value is empty; it compares with ==.
-type slotSet [slot.Count / 64]uint64
-
-func (s *slotSet) add(n int)      { s[n/64] |= 1 << (n % 64) }
-func (s *slotSet) del(n int)      { s[n/64] &^= 1 << (n % 64) }
-func (s *slotSet) has(n int) bool { return s[n/64]&(1<<(n%64)) != 0 }
-
-func (s *slotSet) count() (n int) {
-	for _, w := range s {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
+type slotSet struct{ slot.Set }
 
 // list is all members, ascending.
 func (s *slotSet) list() []int {
-	out := make([]int, 0, s.count())
-	for i, w := range s {
-		for ; w != 0; w &= w - 1 {
-			out = append(out, i*64+bits.TrailingZeros64(w))
-		}
-	}
+	out := make([]int, 0, s.Len())
+	s.Each(func(n int) { out = append(out, n) })
 	return out
-}
-
-func (s *slotSet) addAll(o *slotSet) {
-	for i := range s {
-		s[i] |= o[i]
-	}
-}
-
-// ranges is the set as CLUSTER NODES would write it, with commas: "0-5460,9000".
-func (s *slotSet) ranges() string {
-	var b strings.Builder
-	for n := 0; n < slot.Count; n++ {
-		if !s.has(n) {
-			continue
-		}
-		end := n
-		for end+1 < slot.Count && s.has(end+1) {
-			end++
-		}
-		if b.Len() > 0 {
-			b.WriteByte(',')
-		}
-		b.WriteString(strconv.Itoa(n))
-		if end > n {
-			b.WriteByte('-')
-			b.WriteString(strconv.Itoa(end))
-		}
-		n = end
-	}
-	return b.String()
 }
 
 func slotsOf(list []int) *slotSet {
 	s := new(slotSet)
 	for _, n := range list {
-		s.add(n)
+		s.Add(n)
 	}
 	return s
 }
@@ -173,7 +127,7 @@ func (l *nodeLine) addSlots(s string) error {
 		}
 	}
 	for n := from; n <= to; n++ {
-		l.slots.add(n)
+		l.slots.Add(n)
 	}
 	return nil
 }
@@ -286,7 +240,7 @@ func (m *clusterMap) replicasOf(id string) (out []*clusterNode) {
 // claimants are the masters that say that they own a slot.
 func (m *clusterMap) claimants(n int) (out []*clusterNode) {
 	for _, c := range m.nodes {
-		if c.isMaster() && c.slots.has(n) {
+		if c.isMaster() && c.slots.Has(n) {
 			out = append(out, c)
 		}
 	}
@@ -306,10 +260,10 @@ func (m *clusterMap) openSlots() []int {
 	var s slotSet
 	for _, n := range m.nodes {
 		for k := range n.migrating {
-			s.add(k)
+			s.Add(k)
 		}
 		for k := range n.importing {
-			s.add(k)
+			s.Add(k)
 		}
 	}
 	return s.list()

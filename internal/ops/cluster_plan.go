@@ -465,7 +465,7 @@ func chooseOwner(o openSlot, candidates []string) string {
 func leastReplicated(m *clusterMap, host, except string) *clusterNode {
 	var best *clusterNode
 	rank := func(n *clusterNode) [3]int {
-		r := [3]int{len(m.replicasOf(n.id)), 0, -n.slots.count()}
+		r := [3]int{len(m.replicasOf(n.id)), 0, -n.slots.Len()}
 		for _, s := range append(m.replicasOf(n.id), n) {
 			if s.host == host {
 				r[1] = 1
@@ -474,7 +474,7 @@ func leastReplicated(m *clusterMap, host, except string) *clusterNode {
 		return r
 	}
 	for _, n := range m.live() {
-		if n.id == except || n.slots.count() == 0 {
+		if n.id == except || n.slots.Len() == 0 {
 			continue
 		}
 		if best == nil {
@@ -500,10 +500,10 @@ func movesTable(m *clusterMap, moves []clusterMove, title string) *planTable {
 			sets[p] = new(slotSet)
 			order = append(order, p)
 		}
-		sets[p].add(v.Slot)
+		sets[p].Add(v.Slot)
 	}
 	for _, p := range order {
-		t.add(nameOf(m, p.from), nameOf(m, p.to), fmt.Sprint(sets[p].count()), brief(sets[p]))
+		t.add(nameOf(m, p.from), nameOf(m, p.to), fmt.Sprint(sets[p].Len()), brief(sets[p]))
 	}
 	return t
 }

@@ -390,7 +390,7 @@ func TestParseNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b, c := lines[0], lines[1], lines[2]
-	if a.addr() != "127.0.0.1:27102" || a.hostname != "host" || a.epoch != 4 || a.slots.ranges() != "0,5461-10922" || !a.isMaster() {
+	if a.addr() != "127.0.0.1:27102" || a.hostname != "host" || a.epoch != 4 || a.slots.String() != "0,5461-10922" || !a.isMaster() {
 		t.Errorf("%+v", a)
 	}
 	if !b.has("myself") || b.host != "" || b.migrating[7] != a.id || b.importing[8] != "x" {
@@ -417,8 +417,8 @@ func FuzzParseNodes(f *testing.F) {
 		}
 		for _, l := range lines {
 			list := l.slots.list()
-			if len(list) != l.slots.count() || *slotsOf(list) != l.slots {
-				t.Fatalf("slots %q", l.slots.ranges())
+			if len(list) != l.slots.Len() || *slotsOf(list) != l.slots {
+				t.Fatalf("slots %q", l.slots.String())
 			}
 			if l.port < 0 || l.port > 65535 {
 				t.Fatalf("port %d", l.port)
@@ -450,7 +450,7 @@ func healthyMap() *clusterMap {
 			n.flags, n.master, n.epoch = []string{"slave"}, ids[0], 1
 		} else {
 			for s := i; s < slot.Count; s += 3 {
-				n.slots.add(s)
+				n.slots.Add(s)
 			}
 		}
 		nodes = append(nodes, n)
@@ -477,16 +477,16 @@ func TestJudgeClusterFindsEachProblem(t *testing.T) {
 		{"healthy", func(*clusterMap, []*clusterNode) {}, "", Healthy, 0},
 		{"one replica is not one each", func(*clusterMap, []*clusterNode) {}, "replicas replicas", Degraded, 1},
 		{"no owner", func(_ *clusterMap, n []*clusterNode) {
-			n[0].slots.del(0)
+			n[0].slots.Del(0)
 			for _, x := range n {
-				x.view[n[0].id].slots.del(0)
+				x.view[n[0].id].slots.Del(0)
 			}
 		}, "uncovered", Down, 0},
-		{"two owners", func(_ *clusterMap, n []*clusterNode) { n[1].slots.add(0) }, "owners", Degraded, 0},
+		{"two owners", func(_ *clusterMap, n []*clusterNode) { n[1].slots.Add(0) }, "owners", Degraded, 0},
 		{"open", func(_ *clusterMap, n []*clusterNode) { n[0].migrating = map[int]string{0: "x"} }, "open", Degraded, 0},
 		{"a view differs", func(_ *clusterMap, n []*clusterNode) {
-			n[2].view[n[0].id].slots.del(3)
-			n[2].view[n[1].id].slots.add(3)
+			n[2].view[n[0].id].slots.Del(3)
+			n[2].view[n[1].id].slots.Add(3)
 		}, "disagree", Degraded, 0},
 		{"a replica sees another role", func(_ *clusterMap, n []*clusterNode) { n[3].view[n[1].id].flags = []string{"slave"} }, "disagree", Degraded, 0},
 		{"a member is not known", func(_ *clusterMap, n []*clusterNode) { delete(n[1].view, n[3].id) }, "unknown", Degraded, 0},
@@ -536,7 +536,7 @@ func TestReshardRecordIsUsedOnlyWhereItHolds(t *testing.T) {
 		moves, resumed, complete := newReshardRecord(dir, b, []string{a}, 2).pending(m)
 		return fmt.Sprint(len(moves), resumed, complete)
 	}
-	give := func(s int, from, to string) { m.byID[from].slots.del(s); m.byID[to].slots.add(s) }
+	give := func(s int, from, to string) { m.byID[from].slots.Del(s); m.byID[to].slots.Add(s) }
 	if got := state(); got != "2 true false" {
 		t.Fatal(got)
 	}

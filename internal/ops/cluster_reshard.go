@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // ReshardOptions are the flags of `cluster reshard`.
@@ -97,7 +99,7 @@ func (a *clusterAdmin) notBegun(err error) (*ClusterResult, error) {
 func (a *clusterAdmin) masterNames() string {
 	var out []string
 	for _, n := range a.m.masters() {
-		out = append(out, fmt.Sprintf("%s (%s, %d slots)", n.name(), short(n.id), n.slots.count()))
+		out = append(out, fmt.Sprintf("%s (%s, %d slots)", n.name(), short(n.id), n.slots.Len()))
 	}
 	return strings.Join(out, ", ")
 }
@@ -198,7 +200,7 @@ func (r *reshardRecord) pending(m *clusterMap) (moves []clusterMove, resumed, co
 		return nil, false, false
 	}
 	for _, v := range old.Moves {
-		if v.Slot < 0 || v.Slot >= len(slotSet{})*64 {
+		if v.Slot < 0 || v.Slot >= slot.Count {
 			return nil, false, false
 		}
 		switch o := m.owner(v.Slot); {
@@ -275,7 +277,7 @@ func (a *clusterAdmin) rebalance(ctx context.Context, o RebalanceOptions) (*Clus
 		switch {
 		case !n.up():
 			return nil, fmt.Errorf("%s does not answer (%s); start it, or remove it with del-node", n.name(), n.err)
-		case n.slots.count() == 0 && !o.UseEmpty && !named:
+		case n.slots.Len() == 0 && !o.UseEmpty && !named:
 			continue
 		case !named:
 			w = 1

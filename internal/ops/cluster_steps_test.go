@@ -395,7 +395,7 @@ func failedOver(a *clusterAdmin, n *clusterNode) bool {
 		return false
 	}
 	now := a.m.byID[n.id]
-	return now == nil || now.slots.count() == 0
+	return now == nil || now.slots.Len() == 0
 }
 
 func (r *ClusterReport) open() (out []ClusterProblem) {

@@ -236,16 +236,13 @@ func sameJobs(x, y []ClusterJob) bool {
 func importCommand(source string, slots []int) []string {
 	cmd := []string{"HOLDFAST.SLOTS", "IMPORT", source}
 	set := slotsOf(slots)
-	for n := 0; n < slot.Count; n++ {
-		if !set.has(n) {
-			continue
-		}
+	for n := set.Next(0); n < slot.Count; {
 		end := n
-		for end+1 < slot.Count && set.has(end+1) {
+		for end+1 < slot.Count && set.Has(end+1) {
 			end++
 		}
 		cmd = append(cmd, strconv.Itoa(n), strconv.Itoa(end))
-		n = end
+		n = set.Next(end + 1)
 	}
 	return cmd
 }
@@ -302,8 +299,17 @@ func (a *clusterAdmin) streamBatch(ctx context.Context, moves []clusterMove, p *
 // streamed counts a job that is done.
 func (a *clusterAdmin) streamed(j slotJob, slots []int, from, to *clusterNode) {
 	for _, n := range slots {
-		from.slots.del(n)
-		to.slots.add(n)
+		// The cluster may have been looked at anew meanwhile.
+		for _, x := range []*clusterNode{from, a.m.byID[from.id]} {
+			if x != nil {
+				x.slots.Del(n)
+			}
+		}
+		for _, x := range []*clusterNode{to, a.m.byID[to.id]} {
+			if x != nil {
+				x.slots.Add(n)
+			}
+		}
 	}
 	a.res.Slots += len(slots)
 	a.res.Keys += j.Keys
@@ -409,9 +415,9 @@ func (w *awaited) look() (over bool, err error) {
 			err = fmt.Errorf("it stands still in phase %q", w.last.Phase)
 		}
 		return false, fmt.Errorf("%w: %w", errGone, err)
-	case err != nil && now.Sub(w.loaded) > streamReload:
+	case now.Sub(w.loaded) > streamReload:
 		w.loaded = now
-		if w.a.load() != nil {
+		if w.a.load() != nil || err == nil {
 			return false, nil
 		}
 		// Its keys, and what is known of the job, are with who took over.
@@ -460,7 +466,8 @@ func (a *clusterAdmin) remaining(moves []clusterMove) (out []clusterMove, err er
 		case to == nil:
 			return nil, fmt.Errorf("%s, which was to get slot %d, does not answer, and nobody stands for it", nameOf(a.m, v.To), v.Slot)
 		case owner == to:
-		case a.shards[owner.id] == a.shards[v.From]:
+		case a.shards[owner.id] == a.shards[v.From] || !a.owns(v.From):
+			// The second is a failover to a replica that had just come to the shard.
 			out = append(out, clusterMove{v.Slot, owner.id, to.id})
 		default:
 			return nil, fmt.Errorf("slot %d belongs to %s now: somebody else moves slots, too", v.Slot, owner.name())
@@ -468,6 +475,9 @@ func (a *clusterAdmin) remaining(moves []clusterMove) (out []clusterMove, err er
 	}
 	return out, nil
 }
+
+// owns says that a node is a master that answers and has slots.
+func (a *clusterAdmin) owns(id string) bool { return a.usable(id) && !a.m.byID[id].slots.Empty() }
 
 // noteShards remembers who belongs together, by the id of a master: the heir of
 // a master that died is found by it. Who follows another master than before
@@ -480,6 +490,9 @@ func (a *clusterAdmin) noteShards() {
 				a.shards[n.id] = n.master
 			}
 		}
+		if a.owns(n.id) {
+			a.home[n.id] = n.slots.Next(0)
+		}
 	}
 	for _, n := range a.m.nodes {
 		if s := a.shards[n.master]; s != "" && !n.isMaster() {
@@ -489,7 +502,8 @@ func (a *clusterAdmin) noteShards() {
 }
 
 // standsFor is the master of the shard that a node belonged to, nil if none
-// answers.
+// answers. When the heir is not known to have been a replica there, it is who
+// has the slots.
 func (a *clusterAdmin) standsFor(id string) *clusterNode {
 	if a.usable(id) {
 		return a.m.byID[id]
@@ -498,6 +512,11 @@ func (a *clusterAdmin) standsFor(id string) *clusterNode {
 	for _, n := range a.m.live() {
 		if a.shards[n.id] == a.shards[id] && (best == nil || n.epoch > best.epoch) {
 			best = n
+		}
+	}
+	if home, known := a.home[id]; best == nil && known {
+		if o := a.m.owner(home); o != nil && o.up() {
+			return o
 		}
 	}
 	return best

@@ -41,11 +41,13 @@ type fakeNode struct {
 	dead    bool
 	jobs    []*slotJob
 	// What goes wrong, as a target:
-	fail         int    // so many jobs fail
-	busy         int    // so many IMPORTs are refused
-	holdAt       string // a job gets no further than this phase
-	dieAt        string // the node dies at this phase, and its replica takes over
-	forget       bool   // a job is forgotten when it is done
+	fail         int       // so many jobs fail
+	whenFails    func()    // what happens then
+	busy         int       // so many IMPORTs are refused
+	holdAt       string    // a job gets no further than this phase
+	dieAt        string    // the node dies at this phase, and its replica takes over,
+	heir         *fakeNode // or this one, which has just become its replica
+	forget       bool      // a job is forgotten when it is done
 	refuseCancel bool
 }
 
@@ -56,7 +58,7 @@ func newFakeCluster(t *testing.T, masters, replicas int) *fakeCluster {
 	for i := range masters {
 		n := c.start()
 		for s := i * slot.Count / masters; s < (i+1)*slot.Count/masters; s++ {
-			n.slots.add(s)
+			n.slots.Add(s)
 		}
 	}
 	for _, m := range c.nodes[:masters] {
@@ -142,10 +144,10 @@ func (n *fakeNode) answer(args []string) []byte {
 	case "INFO MEMORY":
 		return text("used_memory_human:1M\r\n")
 	case "DBSIZE":
-		return resp.AppendInt(nil, int64(n.slots.count())*fakeKeys)
+		return resp.AppendInt(nil, int64(n.slots.Len())*fakeKeys)
 	case "CLUSTER COUNTKEYSINSLOT":
 		k, _ := strconv.Atoi(args[2])
-		if n.slots.has(k) {
+		if n.slots.Has(k) {
 			return resp.AppendInt(nil, fakeKeys)
 		}
 		return resp.AppendInt(nil, 0)
@@ -173,9 +175,9 @@ func (n *fakeNode) byKey(args []string) []byte {
 	}
 	k, _ := strconv.Atoi(args[2])
 	if args[3] == "NODE" {
-		n.slots.del(k)
+		n.slots.Del(k)
 		if args[4] == n.id {
-			n.slots.add(k)
+			n.slots.Add(k)
 		}
 	}
 	n.c.log = append(n.c.log, "SETSLOT "+args[3])
@@ -195,7 +197,7 @@ func (n *fakeNode) view() string {
 		if o.dead {
 			flags += ",fail"
 		}
-		fmt.Fprintf(&b, "%s %s@1 %s %s 0 0 %d connected %s\n", o.id, o.addr, flags, master, i+1, strings.ReplaceAll(o.slots.ranges(), ",", " "))
+		fmt.Fprintf(&b, "%s %s@1 %s %s 0 0 %d connected %s\n", o.id, o.addr, flags, master, i+1, strings.ReplaceAll(o.slots.String(), ",", " "))
 	}
 	return b.String()
 }
@@ -225,17 +227,20 @@ func (n *fakeNode) advance(j *slotJob) {
 	if j.Phase == "following" && n.fail > 0 {
 		n.fail--
 		j.Phase, j.Error = "failed", "the source went away"
+		if n.whenFails != nil {
+			n.whenFails()
+		}
 	}
 	if j.Phase != "done" {
 		return
 	}
 	set := parseFakeSlots(j.Slots)
-	j.Keys, j.Bytes, j.PausedMs = int64(set.count())*fakeKeys, int64(set.count())*1000, 7
+	j.Keys, j.Bytes, j.PausedMs = int64(set.Len())*fakeKeys, int64(set.Len())*1000, 7
 	for _, s := range set.list() {
 		for _, o := range n.c.nodes {
-			o.slots.del(s)
+			o.slots.Del(s)
 		}
-		n.slots.add(s)
+		n.slots.Add(s)
 	}
 	if n.forget {
 		n.jobs = nil
@@ -246,7 +251,7 @@ func (n *fakeNode) advance(j *slotJob) {
 func (n *fakeNode) takenOver() {
 	n.end()
 	for _, o := range n.c.nodes {
-		if o.master == n {
+		if o == n.heir || (n.heir == nil && o.master == n) {
 			o.master, o.slots = nil, n.slots
 			n.slots = slotSet{}
 			return
@@ -264,7 +269,7 @@ func parseFakeSlots(ranges string) *slotSet {
 		from, _ := strconv.Atoi(a)
 		to, _ := strconv.Atoi(b)
 		for k := from; k <= to; k++ {
-			s.add(k)
+			s.Add(k)
 		}
 	}
 	return s
@@ -280,13 +285,13 @@ func (n *fakeNode) startJob(source string, ranges []string) []byte {
 		from, _ := strconv.Atoi(ranges[i])
 		to, _ := strconv.Atoi(ranges[i+1])
 		for k := from; k <= to; k++ {
-			set.add(k)
+			set.Add(k)
 		}
 	}
 	n.c.seq++
-	j := &slotJob{ID: fmt.Sprintf("%040x", n.c.seq), Role: "import", Peer: source, Slots: set.ranges(), Phase: "waiting"}
+	j := &slotJob{ID: fmt.Sprintf("%040x", n.c.seq), Role: "import", Peer: source, Slots: set.String(), Phase: "waiting"}
 	n.jobs = append(n.jobs, j)
-	n.c.log = append(n.c.log, "IMPORT "+set.ranges())
+	n.c.log = append(n.c.log, "IMPORT "+set.String())
 	return resp.AppendBulkString(nil, j.ID)
 }
 
@@ -413,17 +418,38 @@ func TestStreamForgotten(t *testing.T) {
 // the move goes to that one.
 func TestStreamGoesToTheHeir(t *testing.T) {
 	t.Parallel()
-	c := newFakeCluster(t, 3, 1)
-	c.nodes[1].dieAt = "following"
-	r, err := c.reshard(context.Background(), 0, 1, 300)
-	if err != nil || r.Slots != 300 {
-		t.Fatalf("%v %+v %q", err, r, c.log)
-	}
-	c.set(func() {
-		if n := c.nodes[4].slots.count(); n != 5461+300 {
-			t.Errorf("the heir has %d slots", n)
+	for _, heir := range []int{4, 5} {
+		c := newFakeCluster(t, 3, 1)
+		c.nodes[1].dieAt, c.nodes[1].heir = "following", c.nodes[heir]
+		r, err := c.reshard(context.Background(), 0, 1, 300)
+		if err != nil || r.Slots != 300 {
+			t.Fatalf("%v %+v %q", err, r, c.log)
 		}
-	})
+		c.set(func() {
+			if n := c.nodes[heir].slots.Len(); n != 5461+300 {
+				t.Errorf("the heir %d has %d slots", heir, n)
+			}
+		})
+	}
+}
+
+// TestStreamFromTheHeir: the same with the source.
+func TestStreamFromTheHeir(t *testing.T) {
+	t.Parallel()
+	for _, heir := range []int{3, 5} {
+		c := newFakeCluster(t, 3, 1)
+		c.nodes[0].heir, c.nodes[1].fail = c.nodes[heir], 1
+		c.nodes[1].whenFails = c.nodes[0].takenOver
+		r, err := c.reshard(context.Background(), 0, 1, 300)
+		if err != nil || r.Slots != 300 {
+			t.Fatalf("%v %+v %q", err, r, c.log)
+		}
+		c.set(func() {
+			if n := c.nodes[heir].slots.Len(); n != 5461-300 {
+				t.Errorf("the heir %d has %d slots", heir, n)
+			}
+		})
+	}
 }
 
 // TestCtrlCCancelsAStream, or waits for its end when it is too late for that.
@@ -492,7 +518,7 @@ func TestVerbsAdoptRunningMoves(t *testing.T) {
 			t.Fatalf("%s: %v %+v", verb, err, r)
 		}
 		c.set(func() {
-			if !c.nodes[1].slots.has(0) || !c.nodes[1].slots.has(1) {
+			if !c.nodes[1].slots.Has(0) || !c.nodes[1].slots.Has(1) {
 				t.Errorf("%s did not wait", verb)
 			}
 		})

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // A deployment of mode cluster: what `up` and `status` do differently for it.
@@ -68,7 +70,7 @@ func (d *Deployment) formCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r := judgeCluster(m, -1); r.Covered == len(slotSet{})*64 && len(m.nodes) == len(d.Members) && len(m.masters()) <= len(d.Members)/(d.Replicas+1) {
+	if r := judgeCluster(m, -1); r.Covered == slot.Count && len(m.nodes) == len(d.Members) && len(m.masters()) <= len(d.Members)/(d.Replicas+1) {
 		return nil
 	}
 	r, err := ClusterCreate(ctx, CreateOptions{ClusterOptions: o, Replicas: d.Replicas})
@@ -157,7 +159,7 @@ func (st *Status) clusterRows(m *clusterMap) {
 		st.Rows = append(st.Rows, r)
 		r.Role = roleOf(&n.nodeLine)
 		r.Slots = "-"
-		if k := n.slots.count(); k > 0 {
+		if k := n.slots.Len(); k > 0 {
 			r.Slots = fmt.Sprintf("%d (%s)", k, brief(&n.slots))
 		}
 		if of != nil {
