@@ -351,5 +351,7 @@ func (c *conn) keepRest(buf []byte, taken int, own bool) {
 	if len(rest) > 0 || c.inSize != int64(cap(c.in)) || c.inPending != 0 {
 		c.noteInput()
 	}
-	c.judgeMemory()
+	if c.s.cfg.MaxMemoryClients != 0 {
+		c.countMemory()
+	}
 }

@@ -188,20 +188,10 @@ func (c *conn) evictable() bool {
 		!c.cl.Has(command.FlagReplica|command.FlagMaster|command.FlagMonitor|command.FlagNoEvict)
 }
 
-// judgeMemory counts a connection anew and sees to it that maxmemory-clients
-// holds; it reports whether the connection itself was closed for it. The
-// engine's lock is held.
-func (c *conn) judgeMemory() (closed bool) {
-	if c.s.cfg.MaxMemoryClients == 0 {
-		return false
-	}
-	c.countMemory()
-	c.s.evictClients()
-	return c.closeWhen == closeNow
-}
-
 // evictClients closes the largest clients while all together exceed
-// maxmemory-clients. The engine's lock is held.
+// maxmemory-clients. Like in Redis that is looked at before commands are
+// executed, so that who has lowered the limit gets a reply. The engine's lock is
+// held.
 func (s *Server) evictClients() {
 	limit := s.clientMemoryLimit()
 	for limit > 0 && s.cron.evictable > limit {

@@ -145,7 +145,6 @@ func (s *Server) runCron() {
 	s.timed("eviction-cycle", e.EvictStep)
 	s.defragCron(now, period)
 	s.clientsCron(now)
-	s.evictClients()
 	if s.every(100 * time.Millisecond) {
 		s.trackRates()
 	}

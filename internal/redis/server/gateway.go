@@ -184,6 +184,9 @@ func (g *gateway) take(b []byte) bool {
 func (g *gateway) process() {
 	c := g.c
 	g.s.e.BeginBatch(time.Now().UnixMicro())
+	if c.cl.Authenticated {
+		g.s.evictClients()
+	}
 	for more := true; more; {
 		var taken int
 		taken, more = c.execute(c.in)

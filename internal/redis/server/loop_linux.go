@@ -307,7 +307,9 @@ func (l *loop) process(c *conn, buf []byte, own bool, now time.Time) {
 	e.BeginBatch(now.UnixMicro())
 	if own {
 		c.noteInput()
-		c.judgeMemory()
+	}
+	if c.cl.Authenticated {
+		l.s.evictClients()
 	}
 	taken, more := c.execute(buf)
 	c.keepRest(buf, taken, own)
