@@ -208,11 +208,7 @@ func (e *Engine) findMine() {
 	if v == nil || !v.OK {
 		return
 	}
-	for n := range slot.Count {
-		if v.Mine(n) {
-			e.mine.Add(n)
-		}
-	}
+	e.mine = v.MySlots()
 	v.EachMoving(e.mine.Del)
 	if e.hold != nil {
 		e.mine.DelAll(&e.hold.refused)

@@ -34,10 +34,11 @@ type table struct {
 // partition is what a table knows by slot.
 //
 // Invariant: a slot's keys are all in apart[slot], or, where that is nil, all in
-// the top Index. count[s] is their number, groups[g] the sum of count of
-// 128 slots, n the sum of all.
+// the top Index; away holds the slots where it is not. count[s] is their number,
+// groups[g] the sum of count of 128 slots, n the sum of all.
 type partition struct {
 	apart  [slot.Count]*Index
+	away   slot.Set // the slots with an apart: in the nearest cache, as apart is not
 	count  [slot.Count]uint32
 	groups [slot.Count / groupSlots]uint64
 	n      int
@@ -141,8 +142,8 @@ func (t *table) len() int {
 // at returns the index for h and the hash to use there.
 func (t *table) at(h uint64) (*Index, uint64) {
 	if p := t.parts; p != nil {
-		if x := p.apart[h>>slotAbove]; x != nil {
-			return x, apart(h)
+		if s := h >> slotAbove; p.away.Has(int(s)) {
+			return p.apart[s], apart(h)
 		}
 	}
 	return &t.top, h
@@ -162,8 +163,8 @@ func (t *table) findBySlot(h uint64, key []byte) (uint64, Off, bool) {
 	}
 	h = bySlot(h, s)
 	x, in := &t.top, h
-	if sub := p.apart[s%slot.Count]; sub != nil {
-		x, in = sub, apart(h)
+	if p.away.Has(int(s)) {
+		x, in = p.apart[s%slot.Count], apart(h)
 	}
 	off, ok := x.Find(in, key)
 	return h, off, ok
@@ -257,6 +258,7 @@ func (t *table) setApart(h uint64) *Index {
 	x.n -= int(s.count - left)
 	s.count = left
 	t.parts.apart[want] = sub
+	t.parts.away.Add(want)
 	if x.n == 0 {
 		x.Free()
 		return sub
@@ -270,6 +272,7 @@ func (t *table) setApart(h uint64) *Index {
 func (t *table) join(s uint64) {
 	sub := t.parts.apart[s]
 	t.parts.apart[s] = nil
+	t.parts.away.Del(int(s))
 	sub.Each(func(off Off) bool {
 		t.top.Insert(t.top.rehash(off), off)
 		return true
@@ -387,6 +390,7 @@ func (t *table) drain(budget int, fn func(off Off)) (spent int, done bool) {
 			return spent, false
 		}
 		p.apart[s] = nil
+		p.away.Del(s)
 		x.a.Account(-indexBytes)
 	}
 	t.top.a.Account(-partitionBytes)

@@ -7,6 +7,8 @@ package slot
 
 import (
 	"bytes"
+	"encoding/binary"
+	"math/bits"
 	"unsafe"
 )
 
@@ -58,7 +60,35 @@ func CRC16(p []byte) uint16 {
 // Of is the slot of key, in [0, Count). When key holds a "{" and, after the
 // first one, a "}" with at least one byte between them, only what lies between
 // the first "{" and the first "}" after it is hashed (a hash tag).
+//
+// Every request pays for it: a key is looked through for a "{" by the same words
+// that CRC16 is computed from, and most have none.
 func Of(key []byte) int {
+	var crc uint16
+	t := &tables
+	p := key
+	for len(p) >= 8 {
+		w := binary.LittleEndian.Uint64(p)
+		// The lowest byte of x that is zero sets its highest bit in the result.
+		if x := w ^ 0x7b7b7b7b7b7b7b7b; (x-0x0101010101010101)&^x&0x8080808080808080 != 0 {
+			return ofTagged(key)
+		}
+		w ^= uint64(bits.ReverseBytes16(crc))
+		crc = t[7][byte(w)] ^ t[6][byte(w>>8)] ^ t[5][byte(w>>16)] ^ t[4][byte(w>>24)] ^
+			t[3][byte(w>>32)] ^ t[2][byte(w>>40)] ^ t[1][byte(w>>48)] ^ t[0][byte(w>>56)]
+		p = p[8:]
+	}
+	for _, b := range p {
+		if b == '{' {
+			return ofTagged(key)
+		}
+		crc = crc<<8 ^ t[0][byte(crc>>8)^b]
+	}
+	return int(crc & (Count - 1))
+}
+
+// ofTagged is Of for a key with a "{".
+func ofTagged(key []byte) int {
 	if i := bytes.IndexByte(key, '{'); i >= 0 {
 		if n := bytes.IndexByte(key[i+1:], '}'); n > 0 {
 			key = key[i+1 : i+1+n]
