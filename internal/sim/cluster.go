@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"holdfast/internal/redis/cluster"
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // The simulated cluster. Nodes are cluster cores with a model of their data;
@@ -160,8 +161,9 @@ type cNode struct {
 	out, in      map[cluster.LinkID]*cLink
 	nextInbound  cluster.LinkID
 
-	ownData bool // what it sends now is nobody else's
-	taken   bool // the last answer to TakeSlots
+	given   slot.Set // what its core was told that it has given away
+	ownData bool     // what it sends now is nobody else's
+	taken   bool     // the last answer to TakeSlots
 
 	data      cData
 	lastFault int64

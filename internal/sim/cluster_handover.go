@@ -88,6 +88,7 @@ func (w *cWorld) handOver() {
 	}
 	g.got, g.gave, g.taker = got, gave, nil
 	g.count++
+	w.tellGiven(from)
 	w.tracef("n%d gives %s to n%d", from.idx, g.slots.String(), to.idx)
 	in := cluster.TakeSlots{Slots: &g.slots, From: from.id, Epoch: from.core.Status().CurrentEpoch}
 	if w.rng.IntN(2) == 0 {
@@ -111,8 +112,27 @@ func (w *cWorld) take(n *cNode, g *cGroup, in cluster.TakeSlots) {
 	}
 }
 
+// tellGiven tells the core of n what it has given away and nobody has claimed.
+func (w *cWorld) tellGiven(n *cNode) {
+	var given slot.Set
+	for _, g := range w.groups {
+		if o, _ := n.ownerOf(g.first); g.gave[n] && !g.got[n] && (o == n.id || o == n.core.Status().MasterID) {
+			given.AddAll(&g.slots)
+		}
+	}
+	if given != n.given {
+		n.given = given
+		n.step(cluster.GivenSlots{Slots: &given})
+	}
+}
+
 // resolveHandovers: a master with READY asks the owner it believes in.
 func (w *cWorld) resolveHandovers() {
+	for _, n := range w.nodes {
+		if n.alive && !n.paused {
+			w.tellGiven(n)
+		}
+	}
 	for _, g := range w.groups {
 		for _, n := range w.nodes {
 			if !g.got[n] || !n.alive || n.paused || !n.core.Status().Master {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/internal/redis/cluster"
+	"holdfast/internal/redis/cluster/slot"
 )
 
 // RunCluster plays one world: a calm start, a time of faults, then calm until
@@ -175,7 +176,7 @@ func (w *cWorld) start(n *cNode) {
 		w.violate("n%d cannot start: %v", n.idx, err)
 		return
 	}
-	n.core = core
+	n.core, n.given = core, slot.Set{}
 	if w.noPersist {
 		n.disk, n.synced = nil, nil // the text of 1,000 nodes in each of 1,000
 	}
@@ -476,10 +477,11 @@ func (w *cWorld) moveSlot() {
 		{from, []string{"SETSLOT", s, "NODE", to.id}},
 	} {
 		w.after(time.Duration(i)*pause, func() {
-			// Each step only after the one before it was acknowledged.
+			// Each step only after the one before it was acknowledged, and on a node
+			// that is in order: a new epoch of one that was replaced would not be.
 			giver, _ := from.ownerOf(slot)
 			taker, _ := to.ownerOf(slot)
-			if c.n.alive && !c.n.paused && giver == from.id && (i < 3 || taker == to.id) {
+			if c.n.alive && !c.n.paused && c.n.core.Status().OK && giver == from.id && (i < 3 || taker == to.id) {
 				w.tracef("n%d: CLUSTER %v", c.n.idx, c.args)
 				c.n.step(cluster.Command{Args: c.args})
 			}

@@ -69,6 +69,7 @@ type Core struct {
 	migrateTo    slotTable // migrating and importing once more, for the View
 	importFrom   slotTable
 	nums         []*node // by number; nil: free
+	given        *bitmap // slots of ours that somebody else may claim; nil: none
 	unclaimed    bitmap  // slots whose owner does not claim them any more
 	anyUnclaimed bool    // unclaimed may have a bit set
 	migrating    map[int]*node
@@ -252,8 +253,8 @@ func (c *Core) Step(now time.Time, in Input) []Effect {
 		c.onDataLoaded(in.Except)
 	case TakeSlots:
 		c.onTakeSlots(in)
-	case GaveSlots:
-		in.Slots.Each(func(s int) { delete(c.taken, s) })
+	case GivenSlots:
+		c.onGivenSlots(in)
 	case Shutdown:
 		c.todo |= todoSave | todoSync
 	default:

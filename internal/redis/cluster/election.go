@@ -433,6 +433,7 @@ func (c *Core) replaceMaster() {
 			c.addSlot(me, s)
 		}
 	}
+	c.letGo()
 	c.election = election{}
 	c.following = followed{}
 	c.emit(Promote{})

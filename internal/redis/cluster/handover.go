@@ -75,8 +75,43 @@ func (c *Core) takeSlots(in TakeSlots) {
 		c.newEpoch()
 		c.logf(Notice, "Took over %d slots from node %s, configEpoch is %d now", n, in.From, me.configEpoch)
 	}
-	c.todo |= todoSave | todoSync | todoState
+	c.todo |= todoSave | todoState
+	if !in.Unsynced {
+		c.todo |= todoSync
+	}
 	c.pongAll()
+}
+
+// onGivenSlots notes what was given away and is not claimed yet.
+func (c *Core) onGivenSlots(in GivenSlots) {
+	before := c.given
+	c.given = nil
+	if in.Slots != nil && !in.Slots.Empty() && !c.faults.BelieveGiver {
+		c.given = new(bitmap)
+		in.Slots.Each(func(s int) {
+			c.given[s>>3] |= 1 << (s & 7)
+			delete(c.taken, s) // what was given on is not ours to defend
+		})
+	}
+	if before != nil { // what is kept after all is claimed again
+		eachSlot(before[:], func(s int) {
+			if c.owner(s) == c.myself {
+				c.unclaimed[s>>3] &^= 1 << (s & 7)
+			}
+		})
+	}
+	c.letGo()
+}
+
+// letGo sees to it that we believe whoever claims what we have given away.
+func (c *Core) letGo() {
+	if c.given == nil {
+		return
+	}
+	for i, v := range c.myself.slots.b {
+		i += c.myself.slots.lo
+		c.unclaimed[i] |= v & c.given[i]
+	}
 }
 
 // newEpoch gives this node the next config epoch without asking anybody.
@@ -115,7 +150,8 @@ func (c *Core) claimAgain(n *node, epoch uint64) {
 func (c *Core) noteGiven(n *node, claim []byte) {
 	for s, from := range c.taken {
 		switch {
-		case c.owner(s) != c.myself:
+		case c.owner(s) != c.myself, from.master == c.myself:
+			// Gone on, or our own replica by now, whose claim as our heir is right.
 			delete(c.taken, s)
 		case from == n && !bitSet(claim, s):
 			delete(c.taken, s)

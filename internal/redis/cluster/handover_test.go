@@ -203,6 +203,62 @@ func TestLoadedKeysOfAHandoverOpenNothing(t *testing.T) {
 	}
 }
 
+// Who has given slots away does not claim them, tells nobody that they are its
+// own, and believes whoever claims them, in whatever epoch; until then it stays
+// their owner.
+func TestGiverDoesNotClaimAnyMore(t *testing.T) {
+	r := okRig(t, rulesConf)
+	given := slotsOf(100, 199)
+	r.step(GivenSlots{Slots: given})
+	r.step(Command{Args: []string{"BUMPEPOCH"}}) // an epoch above that of B
+	if v := r.c.View(); !v.Mine(150) || !v.CoversAll {
+		t.Fatal("not the owner any more before somebody else is")
+	}
+	p := r.c.pingPacket(MsgPing)
+	if bitSet(p.slots(), 150) || !bitSet(p.slots(), 99) || !bitSet(p.slots(), 200) {
+		t.Fatal("it still claims what it has given away, or does not claim the rest")
+	}
+	e := r.hear(r.claim(idB, 2, slotsOf(5461, 10922), given))
+	if len(sends(e, MsgUpdate)) != 0 || r.c.owner(150).id != idB || r.c.owner(99) != r.c.myself {
+		t.Fatalf("slot 150 of %s, slot 99 of %s: %v", r.c.owner(150).id, r.c.owner(99).id, e)
+	}
+	if d := find[DropSlotKeys](e); len(d) != 1 || len(d[0].Slots) != 100 {
+		t.Fatalf("%v", d)
+	}
+	checkTables(t, r.c)
+
+	// Kept after all: it is claimed and defended as ever.
+	r = okRig(t, rulesConf)
+	r.step(GivenSlots{Slots: given})
+	r.step(GivenSlots{})
+	if p := r.c.pingPacket(MsgPing); !bitSet(p.slots(), 150) {
+		t.Fatal("what was kept is not claimed")
+	}
+	r.step(Command{Args: []string{"BUMPEPOCH"}})
+	if e := r.hear(r.claim(idB, 2, slotsOf(5461, 10922), given)); r.c.owner(150) != r.c.myself || len(sends(e, MsgUpdate)) != 1 {
+		t.Fatal("what was kept is not defended")
+	}
+}
+
+// A replica that is promoted does not claim what its master had given away.
+func TestHeirOfAGiverDoesNotClaimEither(t *testing.T) {
+	r := newRig(t, replicaConf)
+	r.step(GivenSlots{Slots: slotsOf(100, 199)})
+	e := r.step(Command{Args: []string{"FAILOVER", "TAKEOVER"}})
+	pongs := sends(e, MsgPong)
+	if len(pongs) == 0 || r.c.owner(150) != r.c.myself {
+		t.Fatalf("not promoted: %v", e)
+	}
+	for _, s := range pongs {
+		if p := packet(s.Data); bitSet(p.slots(), 150) || !bitSet(p.slots(), 200) {
+			t.Fatal("it claims what was given away")
+		}
+	}
+	if r.hear(r.claim(idC, 3, slotsOf(5461, 10922), slotsOf(100, 199))); r.c.owner(150).id != idC {
+		t.Fatal("it does not believe who claims it")
+	}
+}
+
 // promoted is a PONG of C as a master that owns these slots.
 func (r *rig) promoted(id string, epoch uint64, slots *slot.Set) packet {
 	p := r.claim(id, epoch, slots)

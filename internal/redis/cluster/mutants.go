@@ -24,7 +24,7 @@ type Mutants struct {
 	NeverClearFail     bool // leave a node FAIL that came back
 	MinorityStaysOK    bool // stay ok in a minority
 	NoEpochBump        bool // take over the slots without the epoch of the election
-	BelieveGiver       bool // let a node take back what it gave us
+	BelieveGiver       bool // claim what was given away, and believe who does
 	StaleImport        bool // do not learn who took an importing slot over
 	FailoverAnyMaster  bool // stand though the own master is not FAIL
 }

@@ -268,6 +268,9 @@ func (c *Core) onRole(n *node, p packet) {
 		c.addReplica(m, n)
 		n.master = m
 		c.moveToHeir(m)
+		if m == c.myself {
+			c.noteGiven(n, zeroSlots[:]) // it claims nothing of its own any more
+		}
 		c.viewDirty = true
 		c.todo |= todoSave
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -650,5 +651,39 @@ func TestViewsAreImmutable(t *testing.T) {
 		if look(s.v) != s {
 			t.Fatalf("view %d changed afterwards", i)
 		}
+	}
+}
+
+// A node that has just come learns from gossip who is FAIL: nothing else says
+// it again. The choice of fresh news must not keep it back.
+func TestGossipStillSpeaksOfFailedNodes(t *testing.T) {
+	r := newRig(t, rulesConf)
+	r.pass(3*time.Second, idB, idC, idD)
+	fail := r.packet(idD, MsgFail)
+	copy(fail[headerLen:], idB)
+	r.hear(fail)
+	r.pass(time.Second, idC, idD)
+	b, n := r.c.byID[idB], 0
+	b.flags = b.flags&^FlagPFail | FlagFail
+	// More nodes, all heard a moment ago, so that not everybody is in every packet.
+	for i := range 96 {
+		x := r.c.newNode(fmt.Sprintf("%040d", i), FlagMaster)
+		x.link, x.pongReceived = b.link, r.c.now
+		if x.link == nil {
+			x.link = r.c.byID[idC].link
+		}
+		r.c.nodes = append(r.c.nodes, x)
+	}
+	const rounds = 1000
+	for range rounds {
+		p := r.c.pingPacket(MsgPing)
+		for i := range p.count() {
+			if string(p.gossip(i).id()) == idB {
+				n++
+			}
+		}
+	}
+	if want := rounds * 10 / 100; n < want/2 {
+		t.Errorf("in %d of %d packets of ten entries about a hundred nodes, want about %d", n, rounds, want)
 	}
 }

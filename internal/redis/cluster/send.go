@@ -31,6 +31,11 @@ func (c *Core) newPacket(t MsgType, n int) packet {
 	p.put64(offOffset, uint64(c.host.Data().Offset))
 	copy(p[offSender:], me.id)
 	master.slots.fill(p[offSlots:])
+	if c.given != nil && master == me {
+		for i, v := range c.given {
+			p[offSlots+i] &^= v
+		}
+	}
 	if me.master != nil {
 		copy(p[offMaster:], me.master.id)
 	}
@@ -86,8 +91,9 @@ func (c *Core) pingPacket(t MsgType) packet {
 	list := picked[:0]
 	for i := 3 * wanted; i > 0 && fresh > 0 && len(list) < wanted; i-- {
 		n := c.nodes[c.rand.IntN(len(c.nodes))]
-		// The newer news is, the longer it spares others a ping of their own.
-		if o := c.nodes[c.rand.IntN(len(c.nodes))]; !c.plain && o.pongReceived > n.pongReceived {
+		// The newer news is, the longer it spares others a ping of their own. That
+		// a node is FAIL is old news, and whoever has just come needs it.
+		if o := c.nodes[c.rand.IntN(len(c.nodes))]; !c.plain && !n.failed() && o.pongReceived > n.pongReceived {
 			n = o
 		}
 		if n == c.myself || n.timedOut() || n.gossiped == c.gossipSeq {

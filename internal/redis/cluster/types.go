@@ -195,10 +195,6 @@ type DataLoaded struct {
 	Except *slot.Set
 }
 
-// GaveSlots says that slots of this node were let go for another, which is going
-// to claim them: its claim is to be believed, whoever gave them to us before.
-type GaveSlots struct{ Slots *slot.Set }
-
 // TakeSlots claims slots for this node in one step, without marks: their owner,
 // From, has let them go for good and serves them no more, and the data is here.
 // The answer is the one Taken effect. It may be repeated, for slots of which
@@ -209,11 +205,24 @@ type TakeSlots struct {
 	// Epoch is the greatest epoch that From knew when it let go (or knows when
 	// it is asked again); 0: not told. Ours will be greater.
 	Epoch uint64
+	// Unsynced: the claim may be told before it is durable, since the caller can
+	// find out after a power cut that the slots were given to it.
+	Unsynced bool
 }
 
 // Shutdown says that the process is about to end in order: what is unsaved is
 // persisted.
 type Shutdown struct{}
+
+// GivenSlots says which slots this node, or its master, has let go for somebody
+// who has not claimed them yet: all of them, in place of those that were named
+// before. It stays their owner in its own eyes, so that clients are still sent
+// here and the cluster stays whole, but it does not claim them any more, and
+// believes whoever does, whatever the epochs. Repeat it after a start; a replica
+// is told as well, so that it does not claim them when it is promoted.
+type GivenSlots struct {
+	Slots *slot.Set // not kept; nil: none
+}
 
 func (Timer) isInput()         {}
 func (LinkUp) isInput()        {}
@@ -226,7 +235,7 @@ func (ConfigChanged) isInput() {}
 func (Publish) isInput()       {}
 func (DataLoaded) isInput()    {}
 func (TakeSlots) isInput()     {}
-func (GaveSlots) isInput()     {}
+func (GivenSlots) isInput()    {}
 func (Shutdown) isInput()      {}
 
 // Effect is something the caller must do. Effects are carried out in order; a

@@ -116,6 +116,13 @@ func (s *Server) stepSlots(in slotmove.Input) {
 	for _, e := range s.moves.core.Step(time.Now(), in) {
 		s.carryOutSlots(e)
 	}
+	if r, ok := in.(slotmove.Role); ok {
+		if r.Master {
+			s.tellGiven()
+		} else {
+			s.stepUnsettled(cluster.GivenSlots{}) // a master's business
+		}
+	}
 }
 
 // tellSlots is postSlots from a goroutine of its own, which holds no lock: the
@@ -304,13 +311,29 @@ func (s *Server) writeMark(mark slotmove.Mark) {
 	}
 	s.e.Propagate(0, args...)
 	s.offsetMoved()
-	if mark.Kind == slotmove.MarkGiven {
-		s.stepUnsettled(cluster.GaveSlots{Slots: mark.Slots})
+	if mark.Kind == slotmove.MarkDone {
+		// Without the mark nobody would ask any more whose the slots are.
+		s.cluster.owed.persist, s.cluster.owed.sync = true, true
 	}
+	s.tellGiven()
 }
 
-// syncMark makes all that was written durable here and at the replicas, and
-// tells the core. A replica that is connected must have it, since it may be the
+// tellGiven tells the cluster's core which slots are let go, and not claimed by
+// their new owner yet.
+func (s *Server) tellGiven() {
+	set := &slot.Set{}
+	for _, r := range s.moves.core.Table().All() {
+		if r.Kind == slotmove.MarkGiven {
+			set.AddAll(r.Slots)
+		}
+	}
+	s.stepUnsettled(cluster.GivenSlots{Slots: set})
+}
+
+// syncMark makes all that was written as durable here as appendfsync promises,
+// and lets the replicas have it, and tells the core. Under everysec what a power
+// cut takes is then of the last second, as ever: marks among it, so that the move
+// is undone, or done anew, by whoever has kept his. A replica that is connected must have it, since it may be the
 // next master; one that does not answer in time is as good as gone, but then
 // the move had better be tried later.
 func (s *Server) syncMark(job string) {
@@ -321,7 +344,9 @@ func (s *Server) syncMark(job string) {
 		if err == nil {
 			there := make(chan bool, 1)
 			go func() { there <- s.awaitReplicas(pos) }()
-			err = stream.Sync(pos)
+			if s.persist.always.Load() {
+				err = stream.Sync(pos)
+			}
 			if !<-there {
 				text = "a replica does not acknowledge"
 			}
@@ -396,7 +421,7 @@ func (s *Server) awaitReplicas(pos uint64) bool {
 // claimSlots makes this node the owner.
 func (s *Server) claimSlots(e slotmove.Claim) {
 	s.cluster.taken = nil
-	s.stepCluster(cluster.TakeSlots{Slots: e.Slots, From: e.From, Epoch: e.Epoch})
+	s.stepCluster(cluster.TakeSlots{Slots: e.Slots, From: e.From, Epoch: e.Epoch, Unsynced: !s.persist.always.Load()})
 	why := ""
 	switch t := s.cluster.taken; {
 	case t == nil:

@@ -539,6 +539,10 @@ func (c *Core) role(master bool) {
 		case MarkImport:
 			j.Import = true
 			c.emit(Stage{j.Slots})
+			if c.owner(j.Slots) == c.world.MyID() {
+				c.finish(j) // claimed, and the power failed before READY was on the disk
+				continue
+			}
 			c.abandon(j, "the target was interrupted")
 		case MarkReady:
 			j.Import, j.Phase = true, InDoubt
