@@ -116,6 +116,10 @@ func (w *cWorld) build() {
 		if m := w.initialMaster(n); m != n {
 			n.data.ever, n.data.seen = true, 0
 		}
+		if w.unchecked && w.uniform { // nor do processes look around in step: bursts of a million pings are none of theirs
+			w.after(time.Duration(w.rng.Int64N(int64(100*time.Millisecond))), func() { w.start(n) })
+			continue
+		}
 		w.start(n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -302,14 +303,17 @@ func TestSlotsMoveAsAStream(t *testing.T) {
 
 // largeMiB is how large a large value is.
 func largeMiB() int {
-	if testing.Short() {
+	switch {
+	case os.Getenv("HOLDFAST_SOAK") != "":
+		return 100
+	case testing.Short():
 		return 8
 	}
-	return 100
+	return 16
 }
 
-// TestLargeValuesMoveAsAStream: a list, hash, sorted set and string of 100 MiB
-// each, one after the other, with clients writing to slots beside them.
+// TestLargeValuesMoveAsAStream: a list, hash, sorted set and string of 16 MiB
+// each (100 in a soak), one after the other, with clients writing to slots beside them.
 func TestLargeValuesMoveAsAStream(t *testing.T) {
 	t.Parallel()
 	nodes := startCluster(t, true, 3, "--cluster-node-timeout", calmTimeout)
@@ -454,6 +458,9 @@ func TestCtrlCLeavesSlotsWhereTheyWere(t *testing.T) {
 // TestThroughputOfAMove measures what a move takes: ours as a stream, ours key by
 // key, and genuine Redis by the same administrator and by its own.
 func TestThroughputOfAMove(t *testing.T) {
+	if os.Getenv("HOLDFAST_SOAK") == "" {
+		t.Skip("a measurement: HOLDFAST_SOAK=1 shows it")
+	}
 	t.Parallel()
 	const value = 16 << 10
 	mib, slots := 16*rounds(t, 1), 500

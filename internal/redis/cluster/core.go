@@ -26,6 +26,12 @@ const (
 	writableDelay      = 2000
 	cantFailoverRelog  = 300000
 
+	// Gossip names the time of a pong in whole seconds, so that in a large
+	// cluster all nodes find the same pings due in the same millisecond. A look
+	// sends at least minPings, and all within a pingSpread-th of the timeout.
+	minPings   = 16
+	pingSpread = 8
+
 	pauseThreshold = 500   // a Timer this late means that we stood still
 	fullSizeMemory = 10    // node timeouts that a shard without slots still counts
 	maxNodes       = 16384 // known nodes; gossip about more is ignored
@@ -104,6 +110,8 @@ type Core struct {
 	nextTick   instant
 	nextRandom instant
 	pfailCount int
+	pingBudget int // pings that this look may still send because of their time
+	pingFrom   int // where the next look begins
 	gossipSeq  uint64
 	announce   bool // our new epoch is owed to everybody within a second
 
@@ -155,6 +163,7 @@ func New(now time.Time, cfg Config, opts Options) (*Core, error) {
 	}
 	c.nextTick = c.now
 	c.nextRandom = c.now + randomPingPeriod
+	c.pingFrom = c.rand.IntN(maxNodes)
 	c.applyConfig()
 	return c, nil
 }

@@ -1,5 +1,7 @@
 package cluster
 
+import "slices"
+
 // tick looks at all nodes: links, pings, who does not answer. It sets nextTick
 // to when it has to look again.
 func (c *Core) tick() {
@@ -38,7 +40,10 @@ func (c *Core) tick() {
 	}
 	calm = min(calm, c.nextRandom)
 	newPFail := false
-	for _, n := range c.nodes {
+	c.pingBudget = max(minPings, len(c.nodes)*pingSpread*tickPeriod/int(c.timeout()))
+	first := c.pingFrom % len(c.nodes)
+	for i := range c.nodes {
+		n := c.nodes[(first+i)%len(c.nodes)]
 		if n.flags&(FlagMyself|FlagNoAddr|FlagHandshake) != 0 {
 			continue
 		}
@@ -119,11 +124,19 @@ func (c *Core) check(n *node) (urgent, calm instant, newPFail bool) {
 		calm = min(calm, n.tried+tickPeriod)
 	}
 	if n.connected() && n.pingSent == 0 {
-		if c.now-n.pongReceived > timeout/2 {
+		due := n.pongReceived + timeout/2 + 1
+		switch {
+		case c.now < due:
+			calm = min(calm, due)
+		case c.pingBudget == 0 && !c.plain:
+			calm = c.now // the next look goes on here
+		default:
+			if c.pingBudget--; c.pingBudget == 0 {
+				c.pingFrom = slices.Index(c.nodes, n) + 1
+			}
 			c.sendPing(n.link, MsgPing)
 			return min(urgent, c.now+timeout+1), calm, false
 		}
-		calm = min(calm, n.pongReceived+timeout/2+1)
 	}
 	if c.manual.end != 0 && c.myself.isMaster() && c.manual.replica == n && n.connected() {
 		c.sendPing(n.link, MsgPing) // it waits for our offset
