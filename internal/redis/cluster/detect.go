@@ -40,7 +40,7 @@ func (c *Core) tick() {
 	}
 	calm = min(calm, c.nextRandom)
 	newPFail := false
-	c.pingBudget = max(minPings, len(c.nodes)*pingSpread*tickPeriod/int(c.timeout()))
+	c.pingBudget = max(minPings, len(c.nodes)*pingSpread*tickPeriod/max(int(c.timeout()), 1))
 	first := c.pingFrom % len(c.nodes)
 	for i := range c.nodes {
 		n := c.nodes[(first+i)%len(c.nodes)]
