@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"path/filepath"
 	"strings"
 	"time"
@@ -178,7 +179,7 @@ func (s *Server) startRebuild(before func() error) bool {
 		}
 		for {
 			r, err := s.array.a.Rebuild(ctx, raid.RebuildOptions{})
-			if err == nil || s.array.a.Status().Rebuild == nil {
+			if !errors.Is(err, raid.ErrBusy) {
 				j.Result = &r
 				return err
 			}
