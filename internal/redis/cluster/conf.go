@@ -229,8 +229,8 @@ func appendFlags(b []byte, flags Flags) []byte {
 //	holdfast-nodes 1 GENERATION LENGTH CRC32C\n
 //	LENGTH bytes of nodes.conf
 //
-// Two files are written in turn, so that whatever a crash does to one, the
-// other holds the identity of the node and its last vote.
+// Several files are written in turn, so that whatever a crash does to one,
+// another holds the identity of the node and its last vote.
 const generationMagic = "holdfast-nodes 1 "
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -284,7 +284,7 @@ type Origin uint8
 const (
 	FromNothing    Origin = iota // a new node
 	FromNodesConf                // nodes.conf
-	FromGeneration               // the newer whole generation file
+	FromGeneration               // the newest whole generation file
 )
 
 // keepVote is nodesConf with the epochs of a copy of the same node where those
@@ -312,15 +312,61 @@ func (cf *conf) myself() string {
 	return ""
 }
 
+// sector is what a power cut, or a kill, leaves whole of a write, in bytes.
+const sector = 512
+
+// patchwork reports whether text is made of sectors of several of the versions
+// that it was written over with in place, and none of them; it may well parse.
+func patchwork(text []byte, versions [][]byte) bool {
+	text = bytes.TrimRight(text, "\n")
+	for at := 0; at < len(text); at += sector {
+		known := false
+		for _, v := range versions {
+			known = known || sameSector(text, v, at)
+		}
+		if !known {
+			return false
+		}
+	}
+	for _, v := range versions {
+		if bytes.Equal(text, bytes.TrimRight(v, "\n")) {
+			return false
+		}
+	}
+	return len(text) > 0
+}
+
+// sameSector compares the sectors at an offset; what is shorter is followed by
+// empty lines.
+func sameSector(a, b []byte, at int) bool {
+	for i := at; i < at+sector; i++ {
+		x, y := byte('\n'), byte('\n')
+		if i < len(a) {
+			x = a[i]
+		}
+		if i < len(b) {
+			y = b[i]
+		}
+		if x != y {
+			return false
+		}
+	}
+	return true
+}
+
 // ChooseState picks the state to start from: a nodes.conf that parses, with the
-// epochs of the newer whole generation where they are higher, else that
-// generation. A nodes.conf without its last line (vars), which
-// Redis always writes, counts as torn while there is a whole generation. All of
-// them may be nil or empty. The error is ErrCorruptConf when there is something,
-// but nothing that can be used: the node must not start with a new identity.
-func ChooseState(nodesConf, genA, genB []byte) (state []byte, generation uint64, from Origin, err error) {
+// epochs of the newest whole generation where they are higher, else that
+// generation. A nodes.conf without its last line (vars), which Redis always
+// writes, counts as torn while there is a whole generation, and so does one that
+// is a patchwork of several. All of them may be nil or empty. The error is
+// ErrCorruptConf when there is something, but nothing that can be used: the node
+// must not start with a new identity.
+func ChooseState(nodesConf []byte, copies ...[]byte) (state []byte, generation uint64, from Origin, err error) {
 	var best []byte
-	for _, g := range [][]byte{genA, genB} {
+	var whole [][]byte
+	size := 0
+	for _, g := range copies {
+		size += len(g)
 		n, text, err := DecodeGeneration(g)
 		if err != nil {
 			continue
@@ -328,6 +374,7 @@ func ChooseState(nodesConf, genA, genB []byte) (state []byte, generation uint64,
 		if _, err := parseConf(text); err != nil {
 			continue
 		}
+		whole = append(whole, text)
 		if best == nil || n > generation {
 			best, generation = text, n
 		}
@@ -335,7 +382,7 @@ func ChooseState(nodesConf, genA, genB []byte) (state []byte, generation uint64,
 	blank := len(bytes.TrimSpace(nodesConf)) == 0
 	if !blank {
 		cf, perr := parseConf(nodesConf)
-		if perr == nil && (cf.hasVars || best == nil) {
+		if perr == nil && (best == nil || cf.hasVars && !patchwork(nodesConf, whole)) {
 			return keepVote(nodesConf, cf, best), generation, FromNodesConf, nil
 		}
 		err = perr
@@ -345,7 +392,7 @@ func ChooseState(nodesConf, genA, genB []byte) (state []byte, generation uint64,
 		return best, generation, FromGeneration, nil
 	case !blank:
 		return nil, 0, FromNothing, err
-	case len(genA)+len(genB) > 0:
+	case size > 0:
 		return nil, 0, FromNothing, fmt.Errorf("%w (no nodes.conf, and no whole copy of it)", ErrCorruptConf)
 	}
 	return nil, 0, FromNothing, nil

@@ -83,7 +83,7 @@ func (c *Core) onHeader(sender *node, p packet) {
 	}
 	if e := p.configEpoch(); e > sender.configEpoch {
 		sender.configEpoch = e
-		c.todo |= todoSave | todoSync
+		c.todo |= todoSave
 		c.currentEpoch = max(c.currentEpoch, e)
 	}
 	sender.replOffset = p.offset()
@@ -374,7 +374,7 @@ func (c *Core) onUpdate(sender *node, p packet) {
 	c.setMasterRole(n)
 	n.configEpoch = epoch
 	c.currentEpoch = max(c.currentEpoch, epoch)
-	c.todo |= todoSave | todoSync
+	c.todo |= todoSave
 	c.updateSlots(n, epoch, slots)
 }
 
@@ -415,7 +415,7 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 			c.logf(Notice, "Slot %d is imported from node %s now, which took the place of node %s", s, n.id, from.id)
 			c.markImporting(s, n)
 		}
-		c.todo |= todoSave | todoState | todoSync
+		c.todo |= todoSave | todoState
 	})
 	c.moveToHeir(n)
 	if c.election.planned != 0 {

@@ -243,8 +243,8 @@ func (Shutdown) isInput()      {}
 type Effect interface{ isEffect() }
 
 // Persist asks for Core.NodesConf() to be written to cluster-config-file. With
-// Sync it must be durable before the next effect; without, being written at
-// the latest before the process ends in order is enough (Redis does the same).
+// Sync it must be durable before the next effect; without, a kill must not take
+// it, and a power cut only that of the last second or two.
 type Persist struct{ Sync bool }
 
 // Connect asks for a link to a node's bus. Nothing is sent before LinkUp.

@@ -33,11 +33,12 @@ const (
 
 // clusterState is this server as a node of a cluster; nil without cluster mode.
 type clusterState struct {
-	core   *cluster.Core
-	bus    *bus.Bus
-	conf   *nodesFile
-	inbox  inbox
-	filter atomic.Int64 // type of packets that are dropped on arrival
+	core    *cluster.Core
+	bus     *bus.Bus
+	conf    *nodesFile
+	confDue bool // it is going to be made durable
+	inbox   inbox
+	filter  atomic.Int64 // type of packets that are dropped on arrival
 
 	// awaits: every move of the replication offset matters (core.AwaitsOffset).
 	awaits atomic.Bool
@@ -512,18 +513,58 @@ func (s *Server) settleCluster() {
 	sync := c.owed.sync
 	c.owed.persist, c.owed.sync = false, false
 	if err := c.conf.store(c.core.NodesConf(), sync); err != nil {
-		s.log.Warning("%s", err)
-		s.log.Warning("Fatal: can't update cluster config file.")
-		s.shutdown.over = true
-		s.exit(1)
+		s.confFailed(err)
 		return
 	}
+	s.syncConfSoon()
 	for i, e := range c.owed.bus {
 		s.carryOutBus(e)
 		c.owed.bus[i] = nil
 	}
 	c.owed.bus = c.owed.bus[:0]
 	clear(c.owed.pongs)
+}
+
+// confFailed ends a node that cannot keep what it knows. The engine's lock is
+// held.
+func (s *Server) confFailed(err error) {
+	s.log.Warning("%s", err)
+	s.log.Warning("Fatal: can't update cluster config file.")
+	s.shutdown.over = true
+	s.exit(1)
+}
+
+// confDelay is how long what nobody waits for may not be durable, about: many
+// changes of nodes.conf come at once.
+const confDelay = time.Second
+
+// syncConfSoon makes nodes.conf durable beside everything else. The engine's
+// lock is held.
+func (s *Server) syncConfSoon() {
+	c := s.cluster
+	if c.confDue {
+		return
+	}
+	c.confDue = true
+	time.AfterFunc(confDelay, func() {
+		s.e.Lock()
+		c.confDue = false
+		w, over := c.conf.written(), s.shutdown.over
+		s.e.Unlock()
+		if over {
+			return
+		}
+		err := c.conf.syncSoon(w)
+		s.e.Lock()
+		defer s.e.Unlock()
+		switch {
+		case s.shutdown.over:
+		case err != nil:
+			s.confFailed(err)
+		default:
+			c.conf.isDurable(w)
+		}
+	})
 }
 
 func (s *Server) carryOutBus(e cluster.Effect) {
