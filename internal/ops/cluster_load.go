@@ -42,17 +42,27 @@ type LoadReport struct {
 	Redirects    int            `json:"redirects"` // MOVED, ASK and TRYAGAIN, which a client follows
 	Moved        int            `json:"moved"`
 	Ask          int            `json:"ask"`
-	Errors       map[string]int `json:"errors,omitempty"`  // everything else, by text
-	P50Us        int64          `json:"latency_p50_us"`    // of writes while slots moved, redirects included
-	P99Us        int64          `json:"latency_p99_us"`    //
-	PauseP50Ms   int64          `json:"slot_pause_p50_ms"` // over slots: the longest that a write to it took, or
-	PauseP99Ms   int64          `json:"slot_pause_p99_ms"` // that its source had clients of it wait
-	PauseMaxMs   int64          `json:"slot_pause_max_ms"` //
+	Errors       map[string]int `json:"errors,omitempty"` // everything else, by text
+	P50Us        int64          `json:"latency_p50_us"`   // of writes while slots moved, redirects included
+	P99Us        int64          `json:"latency_p99_us"`   //
+	SlowMs       Spread         `json:"slot_slowest_ms"`  // over slots: the longest that a write to it took, at any time of the move
+	PauseMs      Spread         `json:"slot_pause_ms"`    // over slots: the longest that a write took which met its change of owner, or that an end of the move had clients of it wait
 	Lost         int            `json:"lost"`
 	Doubled      int            `json:"doubled"`
 	Kill         *KillReport    `json:"kill,omitempty"`
 	Healthy      bool           `json:"healthy_after"`
 	Reason       string         `json:"reason"`
+}
+
+// Spread is how something is spread over many.
+type Spread struct {
+	P50 int64 `json:"p50"`
+	P99 int64 `json:"p99"`
+	Max int64 `json:"max"`
+}
+
+func (s Spread) String() string {
+	return fmt.Sprintf("p50 %d ms, p99 %d ms, longest %d ms", s.P50, s.P99, s.Max)
 }
 
 // Verdict is the exit code: 0 nothing lost and no errors, 1 writes lost or
@@ -79,7 +89,8 @@ func (r *LoadReport) Print(w io.Writer, asJSON bool) error {
 		float64(r.TookMs)/1000, wayText(r.Way))
 	fmt.Fprintf(w, "throughput         %.1f MiB/s, %.0f keys/s\n", r.MiBPerS, r.KeysPerS)
 	fmt.Fprintf(w, "write latency      p50 %.2f ms, p99 %.2f ms\n", float64(r.P50Us)/1000, float64(r.P99Us)/1000)
-	fmt.Fprintf(w, "pause of a slot    p50 %d ms, p99 %d ms, longest %d ms\n", r.PauseP50Ms, r.PauseP99Ms, r.PauseMaxMs)
+	fmt.Fprintf(w, "slowest of a slot  %s\n", r.SlowMs)
+	fmt.Fprintf(w, "pause of a slot    %s\n", r.PauseMs)
 	fmt.Fprintf(w, "acknowledged       %d, with %d redirects: %d MOVED, %d ASK\n", r.Acknowledged, r.Redirects, r.Moved, r.Ask)
 	if k := r.Kill; k != nil {
 		k.print(w)
@@ -331,6 +342,7 @@ type loadAck struct {
 	seq  int
 	at   time.Time
 	took time.Duration
+	sent bool // on to another node
 }
 
 func (x *loadDrill) newWriter(n int, home string) *loadWriter {
@@ -350,12 +362,12 @@ func (w *loadWriter) run(done <-chan struct{}) {
 		default:
 		}
 		k := (seq*7 + w.n*13) % len(w.x.slots)
-		began := time.Now()
+		began, before := time.Now(), w.moved+w.ask
 		err := w.write(k, seq)
 		now := time.Now()
 		switch {
 		case err == nil:
-			w.acked = append(w.acked, loadAck{k, seq, now, now.Sub(began)})
+			w.acked = append(w.acked, loadAck{k, seq, now, now.Sub(began), w.moved+w.ask > before})
 		case w.x.o.Kill == "" || isReply(err, "ERR") || isReply(err, "WRONGTYPE"):
 			w.errors[err.Error()]++
 		default:
@@ -423,7 +435,7 @@ func (w *loadWriter) write(k, seq int) error {
 
 func (x *loadDrill) summarize(writers []*loadWriter, began, ended time.Time) {
 	var all []time.Duration
-	pause := make([]time.Duration, len(x.slots))
+	slow, pause := make([]time.Duration, len(x.slots)), make([]time.Duration, len(x.slots))
 	index := make(map[int]int, len(x.slots))
 	for i, n := range x.slots {
 		index[n] = i
@@ -442,7 +454,10 @@ func (x *loadDrill) summarize(writers []*loadWriter, began, ended time.Time) {
 		for _, a := range w.acked {
 			if a.at.After(began) && a.at.Add(-a.took).Before(ended) {
 				all = append(all, a.took)
-				pause[a.slot] = max(pause[a.slot], a.took)
+				slow[a.slot] = max(slow[a.slot], a.took)
+				if a.sent {
+					pause[a.slot] = max(pause[a.slot], a.took)
+				}
 			}
 		}
 	}
@@ -465,6 +480,7 @@ func (x *loadDrill) summarize(writers []*loadWriter, began, ended time.Time) {
 		}
 	}
 	slices.Sort(all)
+	slices.Sort(slow)
 	slices.Sort(pause)
 	at := func(d []time.Duration, q int) time.Duration {
 		if len(d) == 0 {
@@ -473,7 +489,10 @@ func (x *loadDrill) summarize(writers []*loadWriter, began, ended time.Time) {
 		return d[min(len(d)-1, len(d)*q/100)]
 	}
 	x.r.P50Us, x.r.P99Us = at(all, 50).Microseconds(), at(all, 99).Microseconds()
-	x.r.PauseP50Ms, x.r.PauseP99Ms, x.r.PauseMaxMs = at(pause, 50).Milliseconds(), at(pause, 99).Milliseconds(), at(pause, 100).Milliseconds()
+	spread := func(d []time.Duration) Spread {
+		return Spread{at(d, 50).Milliseconds(), at(d, 99).Milliseconds(), at(d, 100).Milliseconds()}
+	}
+	x.r.SlowMs, x.r.PauseMs = spread(slow), spread(pause)
 }
 
 // count reads every acknowledged key back, then removes what the drill wrote.

@@ -25,8 +25,10 @@ type drillReport struct {
 	Lost         int
 	Doubled      int
 	Errors       map[string]int
-	PauseP99     int `json:"slot_pause_p99_ms"`
-	Kill         struct {
+	Pause        struct {
+		P99 int `json:"p99"`
+	} `json:"slot_pause_ms"`
+	Kill struct {
 		What, Step, Struck string
 		Healed             int `json:"healed_after_ms"`
 		Unknown, Runs      int
@@ -168,7 +170,7 @@ func TestReshardUnderLoadDrill(t *testing.T) {
 	if code != 0 || r.Way != "stream" || r.Slots != 300 || r.Ask > 0 || !r.Healthy {
 		t.Errorf("exit code %d: %s", code, text)
 	}
-	t.Logf("p99 of the pause of a slot: %d ms", r.PauseP99)
+	t.Logf("p99 of the pause of a slot: %d ms", r.Pause.P99)
 	if r, text, code := drill(t, dir, "--bytes", "1mb", "--slots", "50", "--by-key"); code != 0 || r.Way != "by key" {
 		t.Errorf("exit code %d: %s", code, text)
 	}

@@ -3,10 +3,12 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
 
+	"holdfast/internal/journal"
 	"holdfast/internal/redis/cluster"
 	"holdfast/internal/redis/cluster/slot"
 	"holdfast/internal/redis/command"
@@ -311,7 +313,7 @@ func (s *Server) writeMark(mark slotmove.Mark) {
 	}
 	s.e.Propagate(0, args...)
 	s.offsetMoved()
-	if mark.Kind == slotmove.MarkDone {
+	if conf := s.cluster.conf; mark.Kind == slotmove.MarkDone && conf.synced < conf.generation {
 		// Without the mark nobody would ask any more whose the slots are.
 		s.cluster.owed.persist, s.cluster.owed.sync = true, true
 	}
@@ -343,7 +345,7 @@ func (s *Server) syncMark(job string) {
 		err := stream.Flush()
 		if err == nil {
 			there := make(chan bool, 1)
-			go func() { there <- s.awaitReplicas(pos) }()
+			go func() { there <- s.awaitReplicas(pos, replicaPatience) }()
 			if s.persist.always.Load() {
 				err = stream.Sync(pos)
 			}
@@ -363,7 +365,10 @@ func (s *Server) syncMark(job string) {
 	}()
 }
 
-// presync brings the disk close to the end of the stream.
+// presync brings the disk and the replicas close to the end of the stream, and
+// waits until both are quick again after all that came, so that clients wait for
+// little. When they do not get so in time, then it is not the move which keeps
+// them busy; a replica that does not acknowledge is left for syncMark to judge.
 func (s *Server) presync(job string) {
 	pos, stream := s.streamEnd(), s.persist.stream
 	t := s.moves.takes[job]
@@ -371,6 +376,9 @@ func (s *Server) presync(job string) {
 		err := stream.Flush()
 		if err == nil {
 			err = stream.Sync(pos)
+		}
+		if err == nil {
+			err = s.awaitCalm(stream)
 		}
 		if err == nil && t != nil {
 			err = s.tellSource(t, "HOLDFAST.SLOTS", "SYNCED", job)
@@ -393,13 +401,49 @@ func (r *replState) onlineBehind(pos uint64) bool {
 }
 
 const (
-	replicaPatience = 700 * time.Millisecond
+	replicaPatience = 700 * time.Millisecond // while clients wait
+	presyncPatience = 5 * time.Second        // while they do not
+	calm            = 10 * time.Millisecond
+	calmRounds      = 3
+	calmPause       = 20 * time.Millisecond
 	replicaPoll     = time.Millisecond
 )
 
+// awaitCalm writes to the stream until its disk and the replicas take it quickly,
+// calmRounds times in a row, or patience ends.
+func (s *Server) awaitCalm(stream journal.Stream) error {
+	begin := time.Now()
+	for quick := 0; quick < calmRounds; time.Sleep(calmPause) {
+		s.e.Lock()
+		if s.shutdown.over || s.e.State.FailoverPause {
+			s.e.Unlock()
+			return nil
+		}
+		if len(s.repl.links) > 0 {
+			s.repl.asked = s.appendShell(getackUnit)
+		}
+		pos := s.streamEnd()
+		s.e.Unlock()
+		t := time.Now()
+		if err := errors.Join(stream.Flush(), stream.Sync(pos)); err != nil {
+			return err
+		}
+		s.awaitReplicas(pos, presyncPatience-t.Sub(begin))
+		switch now := time.Now(); {
+		case now.Sub(begin) >= presyncPatience:
+			return nil
+		case now.Sub(t) <= calm:
+			quick++
+		default:
+			quick = 0
+		}
+	}
+	return nil
+}
+
 // awaitReplicas waits until all replicas that are online have a position.
-func (s *Server) awaitReplicas(pos uint64) bool {
-	end := time.Now().Add(replicaPatience)
+func (s *Server) awaitReplicas(pos uint64, patience time.Duration) bool {
+	end := time.Now().Add(patience)
 	for asked := false; ; time.Sleep(replicaPoll) {
 		s.e.Lock()
 		behind := s.repl.onlineBehind(pos)

@@ -297,21 +297,22 @@ type Job struct {
 	Ended       time.Time
 	Error       string
 
-	opened   bool      // the shell has connections for it
-	fed      bool      // there is a feed
-	dialing  bool      // or there may be one soon
-	held     time.Time // since when clients wait; zero: they do not
-	linger   bool      // of DroppingIt: the keys are still there, in case that
-	syncing  bool      // a Sync is on its way
-	durable  bool      // of the source's Taking: the mark GIVEN is
-	heir     bool      // of the source's Taking: a former life, or another node, may have told the target
-	synced   bool      // the source's: the target's disk is not behind
-	prepared bool      // the source's: PREPARED has come; the target's: it was sent
-	asking   bool      // an Ask or Tell is on its way
-	refusing bool      // Refuse was told
-	claiming string    // the node whose slots we try to claim
-	tries    int       // of the feed
-	due      time.Time // when something must have happened; zero: nothing
+	opened   bool             // the shell has connections for it
+	fed      bool             // there is a feed
+	dialing  bool             // or there may be one soon
+	held     time.Time        // since when clients wait; zero: they do not
+	steps    [2]time.Duration // the source's: of that time, until the target was ready, and until GIVEN was durable
+	linger   bool             // of DroppingIt: the keys are still there, in case that
+	syncing  bool             // a Sync is on its way
+	durable  bool             // of the source's Taking: the mark GIVEN is
+	heir     bool             // of the source's Taking: a former life, or another node, may have told the target
+	synced   bool             // the source's: the target's disk is not behind
+	prepared bool             // the source's: PREPARED has come; the target's: it was sent
+	asking   bool             // an Ask or Tell is on its way
+	refusing bool             // Refuse was told
+	claiming string           // the node whose slots we try to claim
+	tries    int              // of the feed
+	due      time.Time        // when something must have happened; zero: nothing
 }
 
 // Core decides for one server.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast/internal/redis/cluster/slot"
 )
@@ -74,6 +75,7 @@ func (c *Core) preparedBy(j *Job) {
 		return
 	}
 	j.prepared, j.Phase = true, Taking
+	j.steps[0] = c.now.Sub(j.held)
 	c.hold(j, !c.Faults.NoReadHold)
 	c.mark(j, MarkGiven)
 	c.syncGiven(j)
@@ -109,6 +111,7 @@ func (c *Core) given(j *Job, err string) {
 		return
 	}
 	j.durable = true
+	j.steps[1] = c.now.Sub(j.held) - j.steps[0]
 	j.due = c.now.Add(askEvery)
 	if j.fed {
 		c.emit(SendCommit{j.ID})
@@ -149,7 +152,7 @@ func (c *Core) ownersOfGiven(j *Job) {
 		c.closeFeed(j)
 		c.emit(Stage{j.Slots})
 		c.release(j)
-		c.logf("Slot move %s: %s are of %s now", j.ID, slots(j), c.owner(j.Slots))
+		c.logf("Slot move %s: %s are of %s now%s", j.ID, slots(j), c.owner(j.Slots), waited(j))
 		j.Phase, j.linger = DroppingIt, true
 		j.due = c.now.Add(c.world.Linger())
 	}
@@ -259,6 +262,17 @@ func slots(j *Job) string {
 		return fmt.Sprintf("%d slots", n)
 	}
 	return "1 slot"
+}
+
+// waited tells how long clients had to wait for a handover, and for what; ""
+// when a former life began it.
+func waited(j *Job) string {
+	if j.heir || j.Paused == 0 {
+		return ""
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	return fmt.Sprintf("; clients waited %.1f ms: %.1f until it had all of them, %.1f until that was written down here, %.1f for its claim",
+		ms(j.Paused), ms(j.steps[0]), ms(j.steps[1]), ms(j.Paused-j.steps[0]-j.steps[1]))
 }
 
 // Holds reports whether the keys of a slot are a job's business, which deletes
