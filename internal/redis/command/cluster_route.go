@@ -218,26 +218,25 @@ func (e *Engine) findMine() {
 // View is what SetView was given last.
 func (e *Engine) View() *cluster.View { return e.view }
 
-// redirect returns the error for a request that this node does not serve.
-func (e *Engine) redirect(c *Ctx, write, trusted bool) string {
-	s := c.Spec
-	// By far the most common case without ado: one key, of ours.
-	if p := s.oneKey; p > 0 && !trusted && p < len(c.Args) {
+// serves reports whether this node serves a request as nearly all are: one key, of
+// a slot that is ours without ado. Of others redirect is to find out.
+func (e *Engine) serves(c *Ctx) bool {
+	if p := c.Spec.oneKey; p > 0 && p < len(c.Args) {
 		key := c.Args[p]
-		n := slot.Of(key)
-		if e.mine.Has(n) {
-			e.KS.NoteSlot(key, n)
-			return ""
+		if n := slot.Of(key); e.mine.Has(n) {
+			c.DB.NoteSlot(key, n)
+			return true
 		}
 	}
-	e.KS.NoteSlot(nil, 0) // of the request before
-	if trusted || !s.routed {
-		return ""
-	}
-	return e.redirectSlowly(c, write)
+	return false
 }
 
-func (e *Engine) redirectSlowly(c *Ctx, write bool) string {
+// redirect returns the error for a request that this node does not serve.
+func (e *Engine) redirect(c *Ctx, write, trusted bool) string {
+	e.KS.NoteSlot(nil, 0) // of the request before
+	if trusted || !c.Spec.routed {
+		return ""
+	}
 	s, cl := c.Spec, c.Client
 	q := slotQuery{view: e.view, here: e.hasKey}
 	why := servedHere

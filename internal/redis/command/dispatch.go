@@ -36,7 +36,7 @@ const (
 // checklist and executes it. The reply stands in the client's buffer.
 func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 	c := &e.ctx
-	*c = Ctx{Reply: &cl.Reply, E: e, Client: cl, DB: cl.DB, Args: args}
+	c.begin(e, cl, args)
 	mark := len(cl.Buf)
 	cl.LastMs = e.NowMs
 
@@ -66,6 +66,15 @@ func (e *Engine) Dispatch(cl *Client, args [][]byte) Outcome {
 		e.endAsking(c)
 	}
 	return Executed
+}
+
+// begin makes c the context of a request. It sets the fields one by one: an
+// assignment of the whole goes through a copy, whose words are read in other sizes
+// than they were written, which is slow.
+func (c *Ctx) begin(e *Engine, cl *Client, args [][]byte) {
+	c.Reply, c.E, c.Client, c.DB, c.Spec = &cl.Reply, e, cl, cl.DB, nil
+	c.Args, c.prop = args, nil
+	c.propMode, c.failed, c.redirected = propAuto, false, false
 }
 
 // cutReply drops the reply of a client that wants none.
@@ -174,8 +183,11 @@ func (e *Engine) refusal(c *Ctx) string {
 	}
 	// Whose the keys are, before anything that is about them here.
 	if e.view != nil {
-		if text := e.redirect(c, write, trusted || cl.Has(FlagImport)); text != "" {
-			return text
+		obeyed := trusted || cl.Has(FlagImport)
+		if obeyed || !e.serves(c) {
+			if text := e.redirect(c, write, obeyed); text != "" {
+				return text
+			}
 		}
 	}
 	// Memory before anything that depends on what is stored: evicting may

@@ -184,11 +184,16 @@ func (db *DB) Find(key []byte) (Ref, bool) {
 
 // find returns the hash of key and where its entry is.
 func (db *DB) find(key []byte) (h uint64, off Off, ok bool) {
-	h = db.keys.top.Hash(key)
-	if db.keys.parts != nil {
-		return db.keys.findBySlot(h, key)
+	t := &db.keys
+	h = t.top.Hash(key)
+	if t.parts != nil {
+		h = bySlot(h, t.slotOf(key))
 	}
-	off, ok = db.keys.top.Find(h, key)
+	if t.napart != 0 {
+		off, ok = t.find(h, key)
+	} else {
+		off, ok = t.top.Find(h, key)
+	}
 	return h, off, ok
 }
 

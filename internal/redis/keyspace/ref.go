@@ -26,15 +26,26 @@ func (r Ref) Type() Type { return Type(r.db.ks.arena.mem[r.off] & typeMask) }
 
 // ExpireAt returns the Unix time in ms at which the key expires, -1 if it does not.
 func (r Ref) ExpireAt() int64 {
-	e := r.entry()
-	return r.db.ks.arena.expireAt(&e)
+	a := r.db.ks.arena
+	if a.mem[r.off]&flagExpire == 0 {
+		return -1 // most keys: no need to decode the header
+	}
+	e := a.entry(r.off)
+	return a.expireAt(&e)
 }
 
 // Bytes returns the value of a string; it aliases the arena and is valid until
 // the next change of the keyspace.
 func (r Ref) Bytes() []byte {
-	e := r.entry()
-	return r.db.ks.arena.valOf(&e)
+	a := r.db.ks.arena
+	h := a.load64(r.off)
+	if uint8(h)&(flagLong|flagExpire) == 0 { // as in hasKey
+		val := r.off + entryHeader + Off(h>>32&0xFFFF)
+		end := val + Off(h>>48)
+		return a.mem[val:end:end]
+	}
+	e := a.entry(r.off)
+	return a.valOf(&e)
 }
 
 // embstrMax is the longest string that Redis keeps in one allocation with its

@@ -26,27 +26,33 @@ import (
 //
 // Downsides: each look-up hashes twice (CRC16 besides the own hash), and a slot
 // apart costs some 200 bytes beyond its keys.
+//
+// The first fields and those of top are what each look-up reads: they share two
+// lines of cache, since behind system calls each further line is one that misses.
 type table struct {
-	top   Index
 	parts *partition // nil unless by slot
+
+	// What NoteSlot has said: the slot of the bytes from noted on.
+	noted     *byte
+	notedLen  int
+	notedSlot int32
+	napart    int32 // slots with an index of their own
+
+	top Index
 }
 
 // partition is what a table knows by slot.
 //
 // Invariant: a slot's keys are all in apart[slot], or, where that is nil, all in
-// the top Index; away holds the slots where it is not. count[s] is their number,
-// groups[g] the sum of count of 128 slots, n the sum of all.
+// the top Index; away holds the slots where it is not, and table.napart is their
+// number. count[s] is the number of keys, groups[g] the sum of count of 128 slots,
+// n the sum of all.
 type partition struct {
 	apart  [slot.Count]*Index
 	away   slot.Set // the slots with an apart: in the nearest cache, as apart is not
 	count  [slot.Count]uint32
 	groups [slot.Count / groupSlots]uint64
 	n      int
-
-	// What NoteSlot has said: the slot of the bytes from noted on.
-	noted     *byte
-	notedLen  int
-	notedSlot uint64
 }
 
 const (
@@ -78,9 +84,9 @@ const (
 func bySlot(h, s uint64) uint64 { return s<<slotAbove | h>>slotBits }
 
 // slotOf returns the slot of key, which may have been noted.
-func (p *partition) slotOf(key []byte) uint64 {
-	if len(key) == p.notedLen && unsafe.SliceData(key) == p.noted {
-		return p.notedSlot
+func (t *table) slotOf(key []byte) uint64 {
+	if unsafe.SliceData(key) == t.noted && len(key) == t.notedLen {
+		return uint64(t.notedSlot)
 	}
 	return uint64(slot.Of(key))
 }
@@ -104,8 +110,8 @@ func (x *Index) rehash(off Off) uint64 {
 
 // init makes t an empty table, by slot or not.
 func (t *table) init(a *Arena, seed maphash.Seed, slots bool) {
+	*t = table{notedLen: -1}
 	t.top.init(a, seed, blockEntry)
-	t.parts = nil
 	if slots {
 		t.top.hashing = hashSlot
 		t.parts = new(partition)
@@ -117,7 +123,7 @@ func (t *table) init(a *Arena, seed maphash.Seed, slots bool) {
 func (t *table) hash(key []byte) uint64 {
 	h := t.top.Hash(key)
 	if t.parts != nil {
-		h = bySlot(h, t.parts.slotOf(key))
+		h = bySlot(h, t.slotOf(key))
 	}
 	return h
 }
@@ -141,9 +147,9 @@ func (t *table) len() int {
 
 // at returns the index for h and the hash to use there.
 func (t *table) at(h uint64) (*Index, uint64) {
-	if p := t.parts; p != nil {
-		if s := h >> slotAbove; p.away.Has(int(s)) {
-			return p.apart[s], apart(h)
+	if t.napart != 0 {
+		if s := h >> slotAbove; t.parts.away.Has(int(s)) {
+			return t.parts.apart[s], apart(h)
 		}
 	}
 	return &t.top, h
@@ -152,22 +158,6 @@ func (t *table) at(h uint64) (*Index, uint64) {
 func (t *table) find(h uint64, key []byte) (Off, bool) {
 	x, h := t.at(h)
 	return x.Find(h, key)
-}
-
-// findBySlot is find for a table by slot; h is the plain hash of key.
-func (t *table) findBySlot(h uint64, key []byte) (uint64, Off, bool) {
-	p := t.parts
-	s := p.notedSlot
-	if len(key) != p.notedLen || unsafe.SliceData(key) != p.noted {
-		s = uint64(slot.Of(key))
-	}
-	h = bySlot(h, s)
-	x, in := &t.top, h
-	if p.away.Has(int(s)) {
-		x, in = p.apart[s%slot.Count], apart(h)
-	}
-	off, ok := x.Find(in, key)
-	return h, off, ok
 }
 
 func (t *table) replace(h uint64, old, now Off) {
@@ -259,6 +249,7 @@ func (t *table) setApart(h uint64) *Index {
 	s.count = left
 	t.parts.apart[want] = sub
 	t.parts.away.Add(want)
+	t.napart++
 	if x.n == 0 {
 		x.Free()
 		return sub
@@ -273,6 +264,7 @@ func (t *table) join(s uint64) {
 	sub := t.parts.apart[s]
 	t.parts.apart[s] = nil
 	t.parts.away.Del(int(s))
+	t.napart--
 	sub.Each(func(off Off) bool {
 		t.top.Insert(t.top.rehash(off), off)
 		return true
@@ -391,6 +383,7 @@ func (t *table) drain(budget int, fn func(off Off)) (spent int, done bool) {
 		}
 		p.apart[s] = nil
 		p.away.Del(s)
+		t.napart--
 		x.a.Account(-indexBytes)
 	}
 	t.top.a.Account(-partitionBytes)
@@ -547,13 +540,17 @@ func (c *cursor) resize(d, least uint8) {
 // NoteSlot says that key is of hash slot s, so that looking it up need not compute
 // that again: the very slice, not its content. It holds until the next call; the
 // bytes must not change until then. A nil key is none.
-func (ks *Keyspace) NoteSlot(key []byte, s int) {
-	if p := ks.dbs[0].keys.parts; p != nil {
-		p.noted, p.notedLen, p.notedSlot = unsafe.SliceData(key), len(key), uint64(s)
-		if len(key) == 0 {
-			p.noted, p.notedLen = nil, -1
-		}
+func (ks *Keyspace) NoteSlot(key []byte, s int) { ks.dbs[0].NoteSlot(key, s) }
+
+// NoteSlot is Keyspace.NoteSlot for a caller who has the database at hand: of
+// those that are not by slot it says nothing.
+func (db *DB) NoteSlot(key []byte, s int) {
+	t := &db.keys
+	if len(key) == 0 {
+		t.noted, t.notedLen = nil, -1
+		return
 	}
+	t.noted, t.notedLen, t.notedSlot = unsafe.SliceData(key), len(key), int32(s)
 }
 
 // CountKeysInSlot returns the number of keys of hash slot s, 0 <= s < slot.Count,

@@ -47,7 +47,7 @@ func (s *Set) Meet(t *Set) {
 }
 
 // Has reports whether slot n is in the set.
-func (s *Set) Has(n int) bool { return s[n/64%len(s)]>>(n%64)&1 != 0 }
+func (s *Set) Has(n int) bool { return s[uint(n)/64%uint(len(s))]>>(uint(n)%64)&1 != 0 }
 
 // Len returns the number of slots in the set.
 func (s *Set) Len() (n int) {

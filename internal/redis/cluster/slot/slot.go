@@ -15,11 +15,13 @@ import (
 // Count is the number of hash slots of a cluster.
 const Count = 16384
 
-// tables are for CRC-16/XMODEM (polynomial 0x1021, initial value 0):
-// tables[k][b] is what the byte b contributes k bytes before the end of a
-// piece, so that pieces of eight bytes need no chain of eight look-ups.
-var tables = func() (t [8][256]uint16) {
-	for i := range t[0] {
+// table is for CRC-16/XMODEM (polynomial 0x1021, initial value 0): at 256k+b
+// stands what the byte b contributes k bytes before the end of a piece, so that
+// pieces of eight bytes need no chain of eight look-ups. It is one array rather
+// than eight for the sake of one base register: all its places are then reached by
+// an offset in the instruction.
+var table = func() (t [8 * 256]uint16) {
+	for i := range 256 {
 		crc := uint16(i) << 8
 		for range 8 {
 			if crc&0x8000 != 0 {
@@ -28,12 +30,11 @@ var tables = func() (t [8][256]uint16) {
 				crc <<= 1
 			}
 		}
-		t[0][i] = crc
+		t[i] = crc
 	}
-	for k := 1; k < len(t); k++ {
-		for i, crc := range t[k-1] {
-			t[k][i] = crc<<8 ^ t[0][crc>>8]
-		}
+	for i := 256; i < len(t); i++ {
+		crc := t[i-256]
+		t[i] = crc<<8 ^ t[crc>>8]
 	}
 	return t
 }()
@@ -41,18 +42,19 @@ var tables = func() (t [8][256]uint16) {
 // CRC16 is the CRC-16/XMODEM of p; of "123456789" it is 0x31C3.
 func CRC16(p []byte) uint16 {
 	var crc uint16
-	t := &tables
+	t := &table
 	for len(p) >= 8 {
-		crc = t[7][p[0]^byte(crc>>8)] ^ t[6][p[1]^byte(crc)] ^
-			t[5][p[2]] ^ t[4][p[3]] ^ t[3][p[4]] ^ t[2][p[5]] ^ t[1][p[6]] ^ t[0][p[7]]
+		w := binary.LittleEndian.Uint64(p) ^ uint64(bits.ReverseBytes16(crc))
+		crc = t[0x700+int(byte(w))] ^ t[0x600+int(byte(w>>8))] ^ t[0x500+int(byte(w>>16))] ^ t[0x400+int(byte(w>>24))] ^
+			t[0x300+int(byte(w>>32))] ^ t[0x200+int(byte(w>>40))] ^ t[0x100+int(byte(w>>48))] ^ t[w>>56]
 		p = p[8:]
 	}
 	if len(p) >= 4 {
-		crc = t[3][p[0]^byte(crc>>8)] ^ t[2][p[1]^byte(crc)] ^ t[1][p[2]] ^ t[0][p[3]]
+		crc = t[0x300+int(p[0]^byte(crc>>8))] ^ t[0x200+int(p[1]^byte(crc))] ^ t[0x100+int(p[2])] ^ t[p[3]]
 		p = p[4:]
 	}
-	for i := range len(p) {
-		crc = crc<<8 ^ t[0][byte(crc>>8)^p[i]]
+	for _, b := range p {
+		crc = crc<<8 ^ t[byte(crc>>8)^b]
 	}
 	return crc
 }
@@ -65,7 +67,7 @@ func CRC16(p []byte) uint16 {
 // that CRC16 is computed from, and most have none.
 func Of(key []byte) int {
 	var crc uint16
-	t := &tables
+	t := &table
 	p := key
 	for len(p) >= 8 {
 		w := binary.LittleEndian.Uint64(p)
@@ -74,15 +76,15 @@ func Of(key []byte) int {
 			return ofTagged(key)
 		}
 		w ^= uint64(bits.ReverseBytes16(crc))
-		crc = t[7][byte(w)] ^ t[6][byte(w>>8)] ^ t[5][byte(w>>16)] ^ t[4][byte(w>>24)] ^
-			t[3][byte(w>>32)] ^ t[2][byte(w>>40)] ^ t[1][byte(w>>48)] ^ t[0][byte(w>>56)]
+		crc = t[0x700+int(byte(w))] ^ t[0x600+int(byte(w>>8))] ^ t[0x500+int(byte(w>>16))] ^ t[0x400+int(byte(w>>24))] ^
+			t[0x300+int(byte(w>>32))] ^ t[0x200+int(byte(w>>40))] ^ t[0x100+int(byte(w>>48))] ^ t[w>>56]
 		p = p[8:]
 	}
 	for _, b := range p {
 		if b == '{' {
 			return ofTagged(key)
 		}
-		crc = crc<<8 ^ t[0][byte(crc>>8)^b]
+		crc = crc<<8 ^ t[byte(crc>>8)^b]
 	}
 	return int(crc & (Count - 1))
 }
