@@ -575,9 +575,7 @@ func cmdSetrange(c *Ctx) {
 	if !c.stringFits(offset, int64(len(val))) {
 		return
 	}
-	s := c.DB.MutString(key, int(offset)+len(val))
-	copy(s[offset:], val)
-	n := len(s)
+	n := c.DB.SetRange(key, int(offset), val)
 	if !found {
 		c.created(key)
 	}

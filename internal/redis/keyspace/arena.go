@@ -146,6 +146,24 @@ func (a *Arena) Mem(off Off, n int) []byte {
 	return a.mem[off : off+Off(n) : off+Off(n)]
 }
 
+// zeroByPages is from how many bytes on zero lets the system do it, when they are
+// touched.
+const zeroByPages = 256 << 10
+
+// zero makes n bytes at off zero.
+func (a *Arena) zero(off Off, n int) {
+	b := a.Mem(off, n)
+	if n >= zeroByPages {
+		from := int(roundUp(int64(off), pageSize) - int64(off))
+		to := (int(off)+n)/pageSize*pageSize - int(off)
+		if zeroPages(b[from:to]) {
+			clear(b[to:])
+			b = b[:from]
+		}
+	}
+	clear(b)
+}
+
 // load64 returns the 8 bytes at off.
 func (a *Arena) load64(off Off) uint64 { return binary.LittleEndian.Uint64(a.mem[off:]) }
 

@@ -18,7 +18,8 @@ import (
 //   - its slot is one of the snapshot's,
 //   - the walk has not come to its place yet, and
 //   - it has the keyspace's parity: those that were serialised before their turn,
-//     or made since the beginning, have the other one until the walk passes them.
+//     or made since the beginning, have the other one until the walk passes them;
+//     long strings that only grew before their turn are noted by key instead.
 //
 // While such a snapshot runs, a change of any entry looks at its slot. At the end,
 // and after the sweep that follows an Abort, all entries have the keyspace's
@@ -46,9 +47,9 @@ type slotWalk struct {
 func (ks *Keyspace) BeginSlotSnapshot(slots *slot.Set, w CommandWriter) *Snapshot {
 	invariant.Check(ks.bySlot, "snapshot: of slots, in a keyspace that is not by slot")
 	ks.endAborted()
-	s := &Snapshot{ks: ks, w: &commandSink{w: w}, frozen: make(map[largeObject]*frozenObject)}
+	s := &Snapshot{ks: ks, w: &commandSink{w: w}, frozen: make(map[largeObject]*frozenObject), texts: make(map[textKey]*frozenObject), textMin: chunkSize}
 	s.enc.Compress = true
-	s.slots = &slotWalk{set: *slots}
+	s.slots, s.early = &slotWalk{set: *slots}, make(map[string]bool)
 	s.slots.enter(0)
 	slots.Each(func(n int) { s.total += ks.CountKeysInSlot(n) })
 	if s.total > 0 {
@@ -88,7 +89,7 @@ func (s *Snapshot) waits(o *snapshotDB, e *entry) bool {
 	}
 	key := s.ks.arena.keyOf(e)
 	n := slot.Of(key)
-	return s.slots.set.Has(n) && s.slots.awaits(bySlot(o.index().top.Hash(key), uint64(n)))
+	return s.slots.set.Has(n) && !s.early[string(key)] && s.slots.awaits(bySlot(o.index().top.Hash(key), uint64(n)))
 }
 
 // noteNew marks the new entry e of db as done, if the walk is yet to come to it.
@@ -108,6 +109,9 @@ func (s *Snapshot) walkSlots(o *snapshotDB, budget int) (spent int) {
 			return
 		}
 		e := a.entry(off)
+		if len(s.early) > 0 && s.early[string(a.keyOf(&e))] {
+			return
+		}
 		s.write(o, &e)
 		if len(s.out) >= chunkSize {
 			s.flush()
@@ -300,13 +304,13 @@ func (s *Snapshot) appendRestore(dst []byte, e *entry) []byte {
 func (s *Snapshot) queueParts(o *snapshotDB, e *entry) {
 	a := s.ks.arena
 	f := &frozenObject{origin: o, head: append([]byte(nil), a.keyOf(e)...), expireAt: a.expireAt(e)}
-	if e.isLarge() {
-		f.obj = s.ks.large[a.largeID(e)]
-		f.obj.freezeArgs()
-		s.frozen[f.obj] = f
-	} else {
-		f.text = append([]byte(nil), a.valOf(e)...)
+	if !e.isLarge() {
+		s.queueText(f, e)
+		return
 	}
+	f.obj = s.ks.large[a.largeID(e)]
+	f.obj.freezeArgs()
+	s.frozen[f.obj] = f
 	s.queue = append(s.queue, f)
 }
 
@@ -328,16 +332,7 @@ func (s *Snapshot) writeParts(f *frozenObject, budget int) (done bool) {
 			s.payload = nil
 		}
 	} else {
-		name := "SET"
-		if f.begun {
-			name = "APPEND"
-		}
-		n := min(len(f.text), chunkSize)
-		s.out = appendArgString(append(s.out, 3), name)
-		s.out = appendArg(s.out, f.head)
-		s.out = appendArg(s.out, f.text[:n])
-		f.text, f.begun = f.text[n:], true
-		done = len(f.text) == 0
+		done = s.writeText(f)
 	}
 	if done && f.expireAt >= 0 {
 		s.out = appendArgString(append(s.out, 3), "PEXPIREAT")
@@ -345,6 +340,43 @@ func (s *Snapshot) writeParts(f *frozenObject, budget int) (done bool) {
 		s.out = appendArgInt(s.out, f.expireAt)
 	}
 	return done
+}
+
+// whileComing is when a long string expires that has not come as a whole: never,
+// or it would begin anew with the next part. That it expires is told at once since
+// to tell it later moves the value.
+const whileComing = 1 << 47
+
+// writeText writes the next part of the long string f. The first makes it as long
+// as it is going to be, which costs nothing, where appending to it would copy it
+// again and again.
+func (s *Snapshot) writeText(f *frozenObject) (done bool) {
+	at := f.at
+	text := s.nextText(f)
+	if at > 0 {
+		s.appendSetrange(f, at, text)
+	} else {
+		args := uint64(3)
+		if f.expireAt >= 0 {
+			args = 5
+		}
+		s.out = appendArgString(binary.AppendUvarint(s.out, args), "SET")
+		s.out = appendArg(s.out, f.head)
+		s.out = appendArg(s.out, text)
+		if f.expireAt >= 0 {
+			s.out = appendArgString(s.out, "PXAT")
+			s.out = appendArgInt(s.out, whileComing)
+		}
+		s.appendSetrange(f, f.size-1, []byte{0})
+	}
+	return f.at == f.size
+}
+
+func (s *Snapshot) appendSetrange(f *frozenObject, at int, text []byte) {
+	s.out = appendArgString(append(s.out, 4), "SETRANGE")
+	s.out = appendArg(s.out, f.head)
+	s.out = appendArgInt(s.out, int64(at))
+	s.out = appendArg(s.out, text)
 }
 
 // partsCommands are the commands that add elements, by type of value, and how

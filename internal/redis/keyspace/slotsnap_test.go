@@ -58,9 +58,13 @@ func (a *applier) execute(name string, key []byte, args [][]byte) {
 	case "RESTORE":
 		a.restore(key, args)
 	case "SET":
-		a.db.SetString(key, args[0], NoExpiry)
-	case "APPEND":
-		a.db.AppendString(key, args[0])
+		expire := int64(NoExpiry)
+		if len(args) == 3 && string(args[1]) == "PXAT" {
+			expire = a.number(args[2])
+		}
+		a.db.SetString(key, args[0], expire)
+	case "SETRANGE":
+		a.db.SetRange(key, int(a.number(args[0])), args[1])
 	case "PEXPIREAT":
 		a.db.SetExpire(key, a.number(args[0]))
 	case "RPUSH":
@@ -247,6 +251,20 @@ func testSlotSnapshotMoment(t *testing.T, rng *rand.Rand, keys, step, writes int
 		}
 		if rng.IntN(20) == 0 {
 			ks.Defrag(50)
+		}
+		if key := name(); rng.IntN(8) == 0 {
+			if r, ok := ks.DB(0).Find(key); ok && r.Type() == TypeString && len(r.Bytes()) > 10_000 {
+				// One that grows, or is written to at some other place.
+				switch rng.IntN(4) {
+				case 0:
+					ks.DB(0).AppendString(key, bytes.Repeat([]byte("more"), rng.IntN(10_000)))
+				case 1:
+					ks.DB(0).MutString(key, 0)[rng.IntN(10_000)] = '!'
+				default:
+					ks.DB(0).SetRange(key, rng.IntN(len(r.Bytes())+10_000), bytes.Repeat([]byte("part"), rng.IntN(30_000)))
+				}
+				return
+			}
 		}
 		disturbNamed(ks, rng, name)
 	}

@@ -53,8 +53,12 @@ type Snapshot struct {
 	done, total int
 	aborted     bool
 
-	slots   *slotWalk // of some slots, as commands; nil: of all, as a file
-	payload []byte    // scratch
+	texts   map[textKey]*frozenObject // long strings in place
+	textMin int                       // strings above it are written in parts
+
+	slots   *slotWalk       // of some slots, as commands; nil: of all, as a file
+	early   map[string]bool // of slots: long strings that were queued before the walk came to them, and left in place
+	payload []byte          // scratch
 }
 
 // snapshotDB is a database as it was when the snapshot began.
@@ -76,15 +80,19 @@ type frozenObject struct {
 	head   []byte // meta data, type and key; of slots, the key
 	orphan bool   // removed from the keyspace: free it in the end
 
-	// Of slots only:
-	text     []byte // what is left of a long string; obj is nil then
-	begun    bool   // its first part is written
-	expireAt int64
+	// Of a long string, whose obj is nil; see snaptext.go.
+	key      textKey
+	inPlace  bool
+	kept     map[int][]byte // parts of it that have changed since, by number
+	text     []byte         // a copy of what is left of it, unless it is in place
+	size, at int            // its length, and how much of it is written
+
+	expireAt int64 // of slots only
 }
 
 func (f *frozenObject) backlog() int {
 	if f.obj == nil {
-		return len(f.text)
+		return len(f.text) + len(f.kept)*chunkSize
 	}
 	return f.obj.backlog()
 }
@@ -97,7 +105,7 @@ const pendingMax = 256 << 10
 // can run at a time (Snapshotting); after Abort a new one may begin at once.
 func (ks *Keyspace) BeginSnapshot(w SnapshotWriter) *Snapshot {
 	ks.endAborted()
-	s := &Snapshot{ks: ks, w: w, frozen: make(map[largeObject]*frozenObject)}
+	s := &Snapshot{ks: ks, w: w, frozen: make(map[largeObject]*frozenObject), texts: make(map[textKey]*frozenObject), textMin: textMin}
 	s.enc.Compress = true
 	for i, db := range ks.dbs {
 		if db.keys.len() == 0 {
@@ -181,6 +189,9 @@ func (s *Snapshot) advance(budget int) (spent int, more bool) {
 		var done bool
 		if s.slots != nil {
 			done = s.writeParts(f, budget)
+		} else if f.obj == nil {
+			s.out = append(s.out, s.nextText(f)...)
+			done = f.at == f.size
 		} else {
 			s.out, done = f.obj.serialise(&s.enc, s.out, budget)
 		}
@@ -250,6 +261,7 @@ func (s *Snapshot) walk(o *snapshotDB, budget int) (spent int) {
 func (s *Snapshot) endWalk(o *snapshotDB) {
 	o.walked = true
 	if o.orphan != nil {
+		s.keepTexts(o, o.orphan)
 		s.ks.trash.addIndex(o.orphan)
 		o.orphan = nil
 	}
@@ -269,12 +281,26 @@ func (o *snapshotDB) index() *table {
 // saveEntry serialises e, an entry of o that the snapshot waits for. A large
 // collection is only frozen, and queued.
 func (s *Snapshot) saveEntry(o *snapshotDB, e *entry) {
-	if s.slots != nil && !s.aborted && !s.waits(o, e) {
+	if !s.aborted && s.slots != nil && !s.waits(o, e) {
+		s.keepText(o, e)
+		return
+	}
+	if !s.aborted && s.partwise(e) && s.slots == nil {
+		// Its parity stays until it is written or copied.
+		if s.texts[s.keyOfText(o, e)] == nil {
+			s.write(o, e)
+		}
+		if s.walking == nil {
+			s.keepText(o, e)
+		}
 		return
 	}
 	s.ks.arena.setParity(e, s.ks.saved)
 	if !s.aborted {
 		s.write(o, e)
+		if s.walking == nil {
+			s.keepText(o, e)
+		}
 	}
 }
 
@@ -282,8 +308,14 @@ func (s *Snapshot) saveEntry(o *snapshotDB, e *entry) {
 func (s *Snapshot) write(o *snapshotDB, e *entry) {
 	a := s.ks.arena
 	s.done++
-	if s.slots != nil && (e.isLarge() || e.typ() == TypeString && e.vlen > chunkSize) {
+	if s.slots != nil && (e.isLarge() || s.partwise(e)) {
 		s.queueParts(o, e)
+		return
+	}
+	if s.partwise(e) {
+		f := &frozenObject{origin: o, head: s.appendHead(nil, rdb.TypeString, e)}
+		f.head = rdb.AppendLen(f.head, uint64(e.vlen))
+		s.queueText(f, e)
 		return
 	}
 	if e.isLarge() {
@@ -370,6 +402,9 @@ func (s *Snapshot) fullest() *snapshotDB {
 // release forgets a frozen object; one that was removed meanwhile is freed.
 func (s *Snapshot) release(f *frozenObject) {
 	delete(s.frozen, f.obj)
+	if f.inPlace {
+		s.leaveText(f, f.origin.index())
+	}
 	if f.orphan {
 		s.ks.discard(f.obj, true)
 	}
@@ -388,6 +423,7 @@ func (s *Snapshot) adopt(obj largeObject) bool {
 // adoptIndex takes over the entries of a flushed database, if some of them wait.
 func (s *Snapshot) adoptIndex(o *snapshotDB, x *table) bool {
 	o.db = nil
+	s.keepTexts(o, x)
 	if o.walked || s.aborted {
 		return false
 	}
@@ -414,7 +450,10 @@ func (s *Snapshot) Abort() {
 	}
 	s.aborted = true
 	s.ks.saved = s.ks.parity
-	s.queue, s.current, s.out = nil, nil, nil
+	for _, f := range s.texts {
+		s.leaveText(f, f.origin.index())
+	}
+	s.queue, s.current, s.out, s.texts, s.early = nil, nil, nil, nil, nil
 	frozen := s.frozen
 	s.frozen, s.pending = nil, 0
 	for obj, f := range frozen {

@@ -128,6 +128,8 @@ func disturbNamed(ks *Keyspace, rng *rand.Rand, name func() []byte) {
 		if r, _ := db.Find(key); smallLength(db, r) == 0 {
 			db.Delete(key, false)
 		}
+	case found && op < 68:
+		db.SetRange(key, rng.IntN(100), bytes.Repeat([]byte("part"), rng.IntN(30)))
 	case found && op < 80:
 		db.AppendString(key, []byte("suffix"))
 	case found:
@@ -198,6 +200,7 @@ func testSnapshotMoment(t *testing.T, rng *rand.Rand, keys, step, writes int) {
 		}
 		f := newFileSnapshot()
 		s := ks.BeginSnapshot(f)
+		s.textMin = 40 + rng.IntN(100) // or nothing here would be a long string
 		for changes := 0; !s.Step(step); {
 			for i := 0; i < writes && changes < 3*keys; i, changes = i+1, changes+1 {
 				disturb(ks, rng, keys)
@@ -243,6 +246,7 @@ func TestAbortedSnapshotLeavesAllAsItWas(t *testing.T) {
 			disturb(ks, rng, 200)
 		}
 		s := ks.BeginSnapshot(newFileSnapshot())
+		s.textMin = 50
 		for range 10 {
 			s.Step(10)
 			disturb(ks, rng, 200)
@@ -259,6 +263,7 @@ func TestAbortedSnapshotLeavesAllAsItWas(t *testing.T) {
 		want := content(ks)
 		f := newFileSnapshot()
 		s = ks.BeginSnapshot(f)
+		s.textMin = 50
 		for !s.Step(10) {
 			disturb(ks, rng, 200)
 		}
@@ -293,6 +298,48 @@ func TestSnapshotTakesLargeCollectionsInParts(t *testing.T) {
 		if steps < 50 || largest > 64<<10 {
 			t.Errorf("%v: %d steps, the largest wrote %d bytes", typ, steps, largest)
 		}
+		closeKeyspace(t, ks)
+	}
+}
+
+// Nor does a long string cost a copy, unless it changes other than by growing.
+func TestSnapshotTakesLongStringsInParts(t *testing.T) {
+	const n = 4 << 20
+	for _, then := range []string{"stays", "grows", "a part changes", "changes", "goes"} {
+		ks := testKeyspace(t, 1)
+		db := ks.DB(0)
+		db.SetString(testKey, bytes.Repeat([]byte("0123456789abcdef"), n/16), 1<<42)
+		want := content(ks)
+		f := newFileSnapshot()
+		s := ks.BeginSnapshot(f)
+		last, largest, steps, copied := 0, 0, 0, 0
+		for !s.Step(100) {
+			if steps++; steps == 20 {
+				switch then {
+				case "grows":
+					db.AppendString(testKey, make([]byte, n))
+				case "a part changes":
+					db.SetRange(testKey, 3_000_000, []byte("other"))
+				case "changes":
+					db.MutString(testKey, 0)[n-1]++
+				case "goes":
+					db.Delete(testKey, true)
+				}
+			}
+			copied = max(copied, s.Backlog())
+			size := int(f.w.Offset())
+			largest = max(largest, size-last)
+			last = size
+		}
+		most := map[string]int{"stays": 1000, "grows": 1000, "a part changes": 65 << 10}[then]
+		if steps < 50 || largest > 65<<10 || (most > 0) != (copied <= most) {
+			t.Errorf("%s: %d steps, the largest wrote %d bytes; %d bytes were copied", then, steps, largest, copied)
+		}
+		back := f.load(t, 1)
+		compareContent(t, content(back), want)
+		closeKeyspace(t, back)
+		db.check()
+		emptyAll(t, ks)
 		closeKeyspace(t, ks)
 	}
 }

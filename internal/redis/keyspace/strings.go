@@ -52,26 +52,44 @@ func (db *DB) SetText(key, val []byte, expireAt int64) {
 	db.ks.arena.setForm(&e, formText)
 }
 
+// SetRange writes part, which does not lie in the keyspace, into the string key
+// from at >= 0 on, and returns the length that it has then. Like MutString, it
+// creates the string and fills it up with zeros, and makes its encoding "raw".
+func (db *DB) SetRange(key []byte, at int, part []byte) int {
+	val := db.mutString(key, at+len(part), at)
+	copy(val[at:], part)
+	return len(val)
+}
+
 // MutString makes key a string of at least minLen bytes, filled up with zeros,
 // whose encoding reports as "raw", and returns its value to be written to. The
 // slice is valid until the next call on the keyspace. The caller has checked that
 // key is a string or does not exist.
 func (db *DB) MutString(key []byte, minLen int) []byte {
+	return db.mutString(key, minLen, 0)
+}
+
+// mutString is MutString for who changes nothing before from, and nothing from
+// minLen on if from is not 0.
+func (db *DB) mutString(key []byte, minLen, from int) []byte {
 	ks, a := db.ks, db.ks.arena
 	h, off, ok := db.find(key)
 	if !ok {
 		e := a.newEntry(key, minLen, uint8(TypeString)|uint8(formRaw)<<formShift|ks.parity, ks.newLRU(), NoExpiry)
-		val := a.valOf(&e)
-		clear(val)
+		a.zero(e.val(), minLen)
 		db.link(h, &e)
-		return val
+		return a.valOf(&e)
 	}
 	e := a.entry(off)
-	db.save(&e)
+	if from > 0 {
+		db.saveForRange(&e, from, minLen-from)
+	} else {
+		db.save(&e)
+	}
 	old := e.vlen
 	if minLen > old {
 		e = db.grow(&e, minLen)
-		clear(a.valOf(&e)[old:])
+		a.zero(e.val()+Off(old), minLen-old)
 	}
 	a.setForm(&e, formRaw)
 	return a.valOf(&e)
@@ -88,7 +106,7 @@ func (db *DB) AppendString(key, suffix []byte) int {
 	}
 	a := db.ks.arena
 	e := a.entry(off)
-	db.save(&e)
+	db.saveForAppend(&e)
 	old := e.vlen
 	// Growing may free the block that the suffix lies in.
 	if sameBlock(a, &e, suffix) {
