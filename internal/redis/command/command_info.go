@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"holdfast/internal/invariant"
+	"holdfast/internal/redis/command/helptext"
 	"holdfast/internal/redis/glob"
 )
 
@@ -114,28 +115,7 @@ func (s *Spec) hasKeys() bool {
 	return s.GetKeys != nil
 }
 
-func cmdCommandHelp(c *Ctx) {
-	c.Help(
-		"(no subcommand)",
-		"    Return details about all Redis commands.",
-		"COUNT",
-		"    Return the total number of commands in this Redis server.",
-		"LIST",
-		"    Return a list of all commands in this Redis server.",
-		"INFO [<command-name> ...]",
-		"    Return details about multiple Redis commands.",
-		"    If no command names are given, documentation details for all",
-		"    commands are returned.",
-		"DOCS [<command-name> ...]",
-		"    Return documentation details about multiple Redis commands.",
-		"    If no command names are given, documentation details for all",
-		"    commands are returned.",
-		"GETKEYS <full-command>",
-		"    Return the keys from a full Redis command.",
-		"GETKEYSANDFLAGS <full-command>",
-		"    Return the keys and the access flags from a full Redis command.",
-	)
-}
+func cmdCommandHelp(c *Ctx) { c.Help(helptext.Command()...) }
 
 func cmdCommandInfo(c *Ctx) {
 	if len(c.Args) == 2 {

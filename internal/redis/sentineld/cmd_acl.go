@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"holdfast/internal/redis/command/helptext"
 	"holdfast/internal/redis/resp"
 	"holdfast/internal/redis/sentinel"
 )
@@ -24,7 +25,7 @@ func aclRows() []*spec {
 		row("acl|dryrun", -4, adminNow, admin, (*client).aclDryRun),
 		row("acl|genpass", -2, anyTime, "slow", (*client).aclGenPass),
 		row("acl|getuser", 3, adminNow, admin, (*client).aclGetUser),
-		row("acl|help", 2, "loading stale", "slow", func(c *client, _ []string) { c.help(aclHelp) }),
+		row("acl|help", 2, "loading stale", "slow", func(c *client, _ []string) { c.help("ACL", helptext.ACL()) }),
 		row("acl|list", 2, adminNow, admin, (*client).aclList),
 		row("acl|load", 2, adminNow, admin, (*client).aclLoad),
 		row("acl|log", -2, adminNow, admin, (*client).aclLogCommand),

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"holdfast/internal/redis/command/helptext"
 	"holdfast/internal/redis/resp"
 	"holdfast/internal/redis/sentinel"
 )
@@ -18,7 +19,7 @@ func clientRows() []*spec {
 		row("client|caching", 3, anyTime, own, (*client).clientCaching),
 		row("client|getname", 2, anyTime, own, (*client).clientGetName),
 		row("client|getredir", 2, anyTime, own, func(c *client, _ []string) { c.int(-1) }),
-		row("client|help", 2, "loading stale", own, func(c *client, _ []string) { c.help(clientHelp) }),
+		row("client|help", 2, "loading stale", own, func(c *client, _ []string) { c.help("CLIENT", helptext.Client()) }),
 		row("client|id", 2, anyTime, own, func(c *client, _ []string) { c.int(int64(c.id)) }),
 		row("client|info", 2, anyTime, own, func(c *client, _ []string) { c.verbatim(c.line() + "\n") }, anyOutput),
 		row("client|kill", -3, adminNow, others, (*client).clientKill),

@@ -3,6 +3,7 @@ package sentineld
 import (
 	"strings"
 
+	"holdfast/internal/redis/command/helptext"
 	"holdfast/internal/redis/glob"
 	"holdfast/internal/redis/resp"
 	"holdfast/internal/redis/sentinel"
@@ -17,7 +18,7 @@ func commandRows() []*spec {
 		row("command|docs", -2, always, cats, (*client).commandDocs, anyOrder),
 		row("command|getkeys", -4, always, cats, (*client).commandGetKeys),
 		row("command|getkeysandflags", -4, always, cats, (*client).commandGetKeys),
-		row("command|help", 2, always, cats, func(c *client, _ []string) { c.help(commandHelp) }),
+		row("command|help", 2, always, cats, func(c *client, _ []string) { c.help("COMMAND", helptext.Command()) }),
 		row("command|info", -2, always, cats, func(c *client, args []string) { c.commandInfo(args[2:]) }, anyOrder),
 		row("command|list", -2, always, cats, (*client).commandList, anyOrder),
 	}

@@ -74,12 +74,16 @@ func badCall(args []string) string {
 	return fmt.Sprintf("ERR unknown subcommand or wrong number of arguments for '%.128s'. Try %s HELP.", args[1], strings.ToUpper(args[0]))
 }
 
-// help replies a text, line by line.
-func (c *client) help(text string) {
+// help replies what the HELP of a command says, with what all of them have.
+func (c *client) help(name string, lines []string) {
 	out := sentinel.Value{Kind: sentinel.Array}
-	for _, l := range strings.Split(text, "\n") {
-		out.Elems = append(out.Elems, sentinel.Value{Kind: sentinel.Status, Str: l})
+	add := func(l string) { out.Elems = append(out.Elems, sentinel.Value{Kind: sentinel.Status, Str: l}) }
+	add(name + " <subcommand> [<arg> [value] [opt] ...]. Subcommands are:")
+	for _, l := range lines {
+		add(l)
 	}
+	add("HELP")
+	add("    Prints this help.")
 	c.value(out)
 }
 

@@ -1,39 +1,47 @@
-package sentineld
+// Package helptext stores: what the HELP of commands says that a server and a
+// Sentinel both have, to the letter of Redis. The line that names the command and
+// the two about HELP itself are not part of it, they are the same for all.
+package helptext
 
-// What HELP replies, to the letter of Redis.
+import "strings"
 
-const aclHelp = "ACL <subcommand> [<arg> [value] [opt] ...]. Subcommands are:\n" +
-	"CAT [<category>]\n" +
-	"    List all commands that belong to <category>, or all command categories\n" +
-	"    when no category is specified.\n" +
-	"DELUSER <username> [<username> ...]\n" +
-	"    Delete a list of users.\n" +
-	"DRYRUN <username> <command> [<arg> ...]\n" +
-	"    Returns whether the user can execute the given command without executing the command.\n" +
-	"GETUSER <username>\n" +
-	"    Get the user's details.\n" +
-	"GENPASS [<bits>]\n" +
-	"    Generate a secure 256-bit user password. The optional `bits` argument can\n" +
-	"    be used to specify a different size.\n" +
-	"LIST\n" +
-	"    Show users details in config file format.\n" +
-	"LOAD\n" +
-	"    Reload users from the ACL file.\n" +
-	"LOG [<count> | RESET]\n" +
-	"    Show the ACL log entries.\n" +
-	"SAVE\n" +
-	"    Save the current config to the ACL file.\n" +
-	"SETUSER <username> <attribute> [<attribute> ...]\n" +
-	"    Create or modify a user with the specified attributes.\n" +
-	"USERS\n" +
-	"    List all the registered usernames.\n" +
-	"WHOAMI\n" +
-	"    Return the current connection username.\n" +
-	"HELP\n" +
-	"    Prints this help."
+// ACL is what ACL HELP says, a new slice of lines.
+func ACL() []string { return strings.Split(acl, "\n") }
 
-const clientHelp = `CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:
-CACHING (YES|NO)
+// Client is what CLIENT HELP says, a new slice of lines.
+func Client() []string { return strings.Split(client, "\n") }
+
+// Command is what COMMAND HELP says, a new slice of lines.
+func Command() []string { return strings.Split(command, "\n") }
+
+const acl = `CAT [<category>]
+    List all commands that belong to <category>, or all command categories
+    when no category is specified.
+DELUSER <username> [<username> ...]
+    Delete a list of users.
+DRYRUN <username> <command> [<arg> ...]
+    Returns whether the user can execute the given command without executing the command.
+GETUSER <username>
+    Get the user's details.
+GENPASS [<bits>]
+    Generate a secure 256-bit user password. The optional ` + "`bits`" + ` argument can
+    be used to specify a different size.
+LIST
+    Show users details in config file format.
+LOAD
+    Reload users from the ACL file.
+LOG [<count> | RESET]
+    Show the ACL log entries.
+SAVE
+    Save the current config to the ACL file.
+SETUSER <username> <attribute> [<attribute> ...]
+    Create or modify a user with the specified attributes.
+USERS
+    List all the registered usernames.
+WHOAMI
+    Return the current connection username.`
+
+const client = `CACHING (YES|NO)
     Enable/disable tracking of the keys for next command in OPTIN/OPTOUT modes.
 GETREDIR
     Return the client ID we are redirecting to when tracking is enabled.
@@ -77,12 +85,9 @@ TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [...]]
 TRACKINGINFO
     Report tracking status for the current connection.
 NO-EVICT (ON|OFF)
-    Protect current client connection from eviction.
-HELP
-    Prints this help.`
+    Protect current client connection from eviction.`
 
-const commandHelp = `COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:
-(no subcommand)
+const command = `(no subcommand)
     Return details about all Redis commands.
 COUNT
     Return the total number of commands in this Redis server.
@@ -99,6 +104,4 @@ DOCS [<command-name> ...]
 GETKEYS <full-command>
     Return the keys from a full Redis command.
 GETKEYSANDFLAGS <full-command>
-    Return the keys and the access flags from a full Redis command.
-HELP
-    Prints this help.`
+    Return the keys and the access flags from a full Redis command.`
