@@ -3,7 +3,7 @@ GO ?= go
 PKGS := ./...
 FUZZTIME ?= 1h
 
-.PHONY: help build test lint bench fuzz sim soak peers
+.PHONY: help build test lint bench fuzz sim simhuge soak peers
 
 help: ## print the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -31,8 +31,11 @@ bench: peers build ## speed and size beside genuine Redis, as a table; geometry 
 fuzz: ## every fuzz target for FUZZTIME (default 1h each)
 	@scripts/fuzz.sh $(FUZZTIME)
 
-sim: ## many more seeds of the simulator; clusters of up to 400 nodes
+sim: ## many more seeds of the simulator; clusters of up to 300 nodes
 	$(GO) test ./internal/sim/ -count=1 -timeout 0 -v -sim.seeds=100000 -sim.cluster.seeds=100000 -sim.move.seeds=100000 -sim.cluster.large
+
+simhuge: ## clusters of 10 to 1,000 simulated nodes: a tenth dies, what the bus costs (minutes, 3 GB)
+	$(GO) test ./internal/sim/ -count=1 -timeout 0 -v -run Traffic -sim.cluster.large -sim.cluster.huge
 
 soak: peers ## long forms of the crash tests
 	HOLDFAST_SOAK=1 $(GO) test ./internal/raid/ ./test/crash/ ./test/peers/ ./test/server/ ./test/cluster/ -count=1 -timeout 0 -v

@@ -80,12 +80,11 @@ const (
 	evRefused
 	evReset
 	evInbound
+	evDialed // an attempt to connect comes to an end
 	evCall
 )
 
 type cEvent struct {
-	at   int64 // ns since the start
-	seq  uint64
 	kind cEventKind
 	dir  uint8
 	own  bool // nobody else has data
@@ -94,51 +93,6 @@ type cEvent struct {
 	link *cLink
 	data []byte
 	call func()
-}
-
-// cQueue is a binary heap without the cost of interfaces.
-type cQueue []cEvent
-
-func (q cQueue) less(i, j int) bool {
-	return q[i].at < q[j].at || (q[i].at == q[j].at && q[i].seq < q[j].seq)
-}
-
-func (q *cQueue) push(e cEvent) {
-	*q = append(*q, e)
-	h := *q
-	for i := len(h) - 1; i > 0; {
-		p := (i - 1) / 2
-		if !h.less(i, p) {
-			break
-		}
-		h[i], h[p] = h[p], h[i]
-		i = p
-	}
-}
-
-func (q *cQueue) pop() cEvent {
-	h := *q
-	top := h[0]
-	last := len(h) - 1
-	h[0] = h[last]
-	h[last] = cEvent{}
-	h = h[:last]
-	for i := 0; ; {
-		m := 2*i + 1
-		if m >= len(h) {
-			break
-		}
-		if m+1 < len(h) && h.less(m+1, m) {
-			m++
-		}
-		if !h.less(m, i) {
-			break
-		}
-		h[i], h[m] = h[m], h[i]
-		i = m
-	}
-	*q = h
-	return top
 }
 
 // cNode is one process.
@@ -156,10 +110,12 @@ type cNode struct {
 	plain  bool // without the improvements over Redis: as a genuine node
 	inbox  []cEvent
 
-	disk, synced []byte // nodes.conf as written, and as it survives a power cut
+	disk, synced []byte   // nodes.conf as written, and as it survives a power cut
+	unsynced     []cWrite // not older than cSyncWithin, mostly
 	timerAt      int64
 	out, in      map[cluster.LinkID]*cLink
 	nextInbound  cluster.LinkID
+	refused      []*cLink // what the step that is carried out asked dead processes for
 
 	given   slot.Set // what its core was told that it has given away
 	ownData bool     // what it sends now is nobody else's
@@ -180,6 +136,34 @@ type cData struct {
 	stuck   bool // its replication link is broken, its bus is fine
 	lag     int64
 	pausedW bool // writes are paused by a manual failover
+}
+
+// cWrite is a nodes.conf that was written without a sync.
+type cWrite struct {
+	at   int64
+	conf []byte
+}
+
+// cSyncWithin is how much of what was written a power cut takes at most, without
+// a sync (cluster.Persist).
+const cSyncWithin = 2 * time.Second
+
+// write is a new nodes.conf.
+func (n *cNode) write(conf []byte, sync bool) {
+	n.settle()
+	n.disk = conf
+	if sync {
+		n.synced, n.unsynced = conf, nil
+		return
+	}
+	n.unsynced = append(n.unsynced, cWrite{n.w.now, conf})
+}
+
+// settle notes what has reached the disk by itself.
+func (n *cNode) settle() {
+	for len(n.unsynced) > 0 && n.w.now-n.unsynced[0].at >= int64(cSyncWithin) {
+		n.synced, n.unsynced = n.unsynced[0].conf, n.unsynced[1:]
+	}
 }
 
 const (
@@ -203,8 +187,7 @@ type cWorld struct {
 	rng   *rand.Rand
 	epoch time.Time
 	now   int64
-	seq   uint64
-	queue cQueue
+	queue agenda[cEvent]
 	nodes []*cNode
 	byIP  map[string]*cNode
 	byID  map[string]*cNode
@@ -225,7 +208,9 @@ type cWorld struct {
 	unchecked bool             // and look at every step of nobody
 	uniform   bool             // all nodes are of one kind: none behaves as a genuine one among ours
 	tooLarge  bool
-	spread    int64 // connections take up to so long, ns: a million at once would not fit into memory
+	progress  func(string)
+	confLines [][2]string // see initialConf
+	spread    int64       // connections take up to so long, ns: a million at once would not fit into memory
 }
 
 func newCWorld(o ClusterOptions) *cWorld {
@@ -249,27 +234,24 @@ func (w *cWorld) time() time.Time { return w.epoch.Add(time.Duration(w.now)) }
 
 func (w *cWorld) timeOf(t int64) time.Time { return w.epoch.Add(time.Duration(t)) }
 
-func (w *cWorld) push(e cEvent) {
-	w.seq++
-	e.seq = w.seq
-	w.queue.push(e)
-}
-
 func (w *cWorld) after(d time.Duration, f func()) {
-	w.push(cEvent{at: w.now + int64(d), kind: evCall, call: f})
+	w.queue.push(w.now+int64(d), cEvent{kind: evCall, call: f})
 }
 
 func (w *cWorld) runFor(d time.Duration) {
 	end := w.now + int64(d)
-	for !w.done && len(w.queue) > 0 && w.queue[0].at <= end {
-		e := w.queue.pop()
-		w.now = e.at
+	for !w.done && w.queue.due(end) {
+		var e cEvent
+		w.now, e = w.queue.pop()
 		w.res.Events++
-		if e.kind == evCall {
+		switch e.kind {
+		case evCall:
 			e.call()
-			continue
+		case evDialed:
+			w.dialed(e)
+		default:
+			w.handle(e)
 		}
-		w.handle(e)
 	}
 	if !w.done {
 		w.now = end
@@ -313,7 +295,7 @@ func (w *cWorld) handle(e cEvent) {
 	}
 	switch e.kind {
 	case evTimer:
-		if n.timerAt == e.at {
+		if n.timerAt == w.now {
 			n.timerAt = 0
 			n.step(cluster.Timer{})
 		}
@@ -391,7 +373,7 @@ func (w *cWorld) transmit(l *cLink, dir uint8, data []byte, own bool) {
 	}
 	at := max(w.now+w.delay(), l.last[dir])
 	l.last[dir] = at
-	w.push(cEvent{at: at, kind: evPacket, dir: dir, link: l, node: to, life: life, data: data, own: own})
+	w.queue.push(at, cEvent{kind: evPacket, dir: dir, link: l, node: to, life: life, data: data, own: own})
 }
 
 // dial opens a connection: up, refused, or no answer at all.
@@ -402,29 +384,53 @@ func (w *cWorld) dial(n *cNode, e cluster.Connect) {
 	if to == nil {
 		return
 	}
-	life := n.life
-	wait := w.delay() + w.delay()
-	if w.spread > 0 {
-		wait += w.rng.Int64N(w.spread)
+	if w.unchecked && !to.alive && !to.silent {
+		n.refused = append(n.refused, l)
+		return
 	}
-	w.after(time.Duration(wait), func() {
-		if !n.alive || n.life != life || n.out[e.Link] != l {
-			return
-		}
-		switch {
-		case w.cut[n.idx][to.idx] || w.cut[to.idx][n.idx] || (!to.alive && to.silent):
-		case !to.alive:
-			w.handle(cEvent{kind: evRefused, dir: toDialer, link: l, node: n, life: life})
-		default:
-			l.open, l.toLife = true, to.life
-			to.nextInbound++
-			l.toID = cluster.Inbound | to.nextInbound
-			to.in[l.toID] = l
-			w.links = append(w.links, l)
-			w.handle(cEvent{kind: evInbound, link: l, node: to, life: to.life})
-			w.handle(cEvent{kind: evLinkUp, link: l, node: n, life: life})
+	wait := w.delay() + w.delay()
+	if w.spread > 0 { // one node after the other: what it knows stays in the processor's cache
+		each := w.spread / int64(len(w.nodes))
+		wait += int64(n.idx)*each + w.rng.Int64N(each)
+	}
+	w.queue.push(w.now+wait, cEvent{kind: evDialed, link: l, node: n, life: n.life})
+}
+
+// refuse brings the attempts of one step to connect to dead processes to an end,
+// all of them at once: in a large world there are a million per second.
+func (w *cWorld) refuse(n *cNode) {
+	if len(n.refused) == 0 {
+		return
+	}
+	list, life := n.refused, n.life
+	n.refused = nil
+	w.after(time.Duration(w.delay()+w.delay()), func() {
+		for _, l := range list {
+			w.dialed(cEvent{node: n, link: l, life: life})
 		}
 	})
+}
+
+// dialed is the end of an attempt to connect, unless nobody waits for it any more.
+func (w *cWorld) dialed(e cEvent) {
+	n, l := e.node, e.link
+	to := l.to
+	if !n.alive || n.life != e.life || n.out[l.fromID] != l {
+		return
+	}
+	switch {
+	case w.cut[n.idx][to.idx] || w.cut[to.idx][n.idx] || (!to.alive && to.silent):
+	case !to.alive:
+		w.handle(cEvent{kind: evRefused, dir: toDialer, link: l, node: n, life: e.life})
+	default:
+		l.open, l.toLife = true, to.life
+		to.nextInbound++
+		l.toID = cluster.Inbound | to.nextInbound
+		to.in[l.toID] = l
+		w.links = append(w.links, l)
+		w.handle(cEvent{kind: evInbound, link: l, node: to, life: to.life})
+		w.handle(cEvent{kind: evLinkUp, link: l, node: n, life: e.life})
+	}
 }
 
 // reset breaks a connection for both ends, as far as word gets through.
@@ -441,7 +447,7 @@ func (w *cWorld) tellDown(l *cLink, dir uint8, n *cNode, life uint32, other *cNo
 	if !n.alive || n.life != life || w.cut[other.idx][n.idx] {
 		return
 	}
-	w.push(cEvent{at: max(w.now+w.delay(), l.last[dir]), kind: evReset, dir: dir, link: l, node: n, life: life})
+	w.queue.push(max(w.now+w.delay(), l.last[dir]), cEvent{kind: evReset, dir: dir, link: l, node: n, life: life})
 }
 
 // close is what happens when one end closes a link: the other hears of it.
@@ -494,6 +500,7 @@ func (n *cNode) apply(effects []cluster.Effect) {
 	if !w.unchecked {
 		w.check.observe(n)
 	}
+	w.refuse(n)
 	n.setTimer()
 }
 
@@ -512,7 +519,7 @@ func (n *cNode) setTimer() {
 	at := max(int64(n.core.Deadline().Sub(n.w.epoch)), n.w.now+1)
 	if n.timerAt == 0 || at < n.timerAt {
 		n.timerAt = at
-		n.w.push(cEvent{at: at, kind: evTimer, node: n, life: n.life})
+		n.w.queue.push(at, cEvent{kind: evTimer, node: n, life: n.life})
 	}
 }
 
@@ -521,10 +528,7 @@ func (n *cNode) act(e cluster.Effect) {
 	switch e := e.(type) {
 	case cluster.Persist:
 		if !w.noPersist {
-			n.disk = n.core.NodesConf()
-			if e.Sync {
-				n.synced = n.disk
-			}
+			n.write(n.core.NodesConf(), e.Sync)
 		}
 	case cluster.Connect:
 		w.dial(n, e)

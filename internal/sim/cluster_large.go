@@ -79,6 +79,7 @@ type Traffic struct {
 	Dying        Rate          // while a tenth of the nodes dies and is replaced
 	Converged    time.Duration // from the death of a tenth until all the others agree
 	NotConverged string        // why not, if they did not
+	Packets      int64
 }
 
 // Rate is per node and second, counted where it is sent.
@@ -89,15 +90,18 @@ type Rate struct {
 func (r Rate) String() string { return fmt.Sprintf("%.1f msg/s %.0f kB/s", r.Messages, r.Bytes/1000) }
 
 // MeasureTraffic runs a cluster of n nodes, half of them masters, in calm and
-// through the death of a tenth of its nodes.
-func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traffic {
+// through the death of a tenth of its nodes. Progress is told how far it has
+// come; nil: nobody.
+func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool, progress func(string)) Traffic {
 	w := newCWorld(ClusterOptions{Seed: seed, Masters: n / 2, Replicas: 1, Plain: plain, Timeout: timeout})
+	w.progress = progress
 	w.masters = n / 2
 	w.noPersist, w.unchecked, w.uniform = true, true, true
+	w.cfg.MinLevel = cluster.Warning + 1 // a million lines that nobody reads
 	w.spread = int64(timeout / 2)
 	w.build()
 	w.after(cDataTick, w.replicate)
-	w.runFor(timeout / 2)
+	w.runSmall(timeout / 2)
 	w.spread = 0
 	w.runSmall(timeout)
 	t := Traffic{Nodes: len(w.nodes)}
@@ -129,6 +133,7 @@ func MeasureTraffic(seed uint64, n int, timeout time.Duration, plain bool) Traff
 	t.Converged = time.Duration(w.now - start)
 	per := t.Converged.Seconds() * float64(len(w.nodes)-len(dead))
 	t.Dying = Rate{float64(w.res.Packets-p) / per, float64(w.res.Bytes-b) / per}
+	t.Packets = w.res.Packets
 	return t
 }
 
@@ -147,6 +152,9 @@ func (w *cWorld) runSmall(d time.Duration) {
 		var m runtime.MemStats
 		runtime.ReadMemStats(&m)
 		w.tooLarge = m.HeapAlloc > worldLimit
+		if w.progress != nil && w.now%int64(time.Second) == 0 {
+			w.progress(fmt.Sprintf("%.1f s, %d packets, %d MB of heap", float64(w.now)/1e9, w.res.Packets, m.HeapAlloc>>20))
+		}
 	}
 }
 

@@ -1,9 +1,9 @@
 package sim
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"holdfast/internal/redis/cluster"
@@ -110,8 +110,10 @@ func (w *cWorld) build() {
 	mixed := w.rng.IntN(4) == 0 && w.opts.Kind != KindOpen && !w.uniform // some live with nodes that behave as genuine ones
 	for _, n := range w.nodes {
 		n.plain = mixed && w.rng.IntN(2) == 0
-		n.disk = w.initialConf(n)
-		n.synced = n.disk
+		if !w.noPersist {
+			n.disk = w.initialConf(n)
+			n.synced = n.disk
+		}
 		n.data.offset = 1000
 		if m := w.initialMaster(n); m != n {
 			n.data.ever, n.data.seen = true, 0
@@ -129,36 +131,50 @@ func (w *cWorld) initialMaster(n *cNode) *cNode { return w.nodes[n.idx%w.opts.Ma
 
 // initialConf is the nodes.conf that a node begins with.
 func (w *cWorld) initialConf(me *cNode) []byte {
-	var b strings.Builder
+	var b bytes.Buffer
+	if w.confLines == nil {
+		for _, n := range w.nodes {
+			before, after := w.initialLine(n)
+			w.confLines = append(w.confLines, [2]string{before, after})
+		}
+	}
 	for _, n := range w.nodes {
 		if w.opts.Kind == KindJoin && n != me {
 			continue
 		}
-		m := w.initialMaster(n)
-		flags, master := "master", "-"
-		if n != m && w.opts.Kind != KindJoin {
-			flags, master = "slave", m.id
-		}
+		line := w.confLines[n.idx]
+		b.WriteString(line[0])
 		if n == me {
-			flags = "myself," + flags
+			b.WriteString("myself,")
 		}
-		epoch := m.idx + 1
-		if w.opts.Kind == KindCollision || w.opts.Kind == KindJoin {
-			epoch = 0
-		}
-		fmt.Fprintf(&b, "%s %s:6379@16379 %s %s 0 0 %d connected", n.id, n.ip, flags, master, epoch)
-		if n == m {
-			from, to := shardRange(n.idx, w.opts.Masters)
-			fmt.Fprintf(&b, " %d-%d", from, to)
-		}
-		b.WriteByte('\n')
+		b.WriteString(line[1])
 	}
 	epoch := w.opts.Masters
 	if w.opts.Kind == KindCollision || w.opts.Kind == KindJoin {
 		epoch = 0
 	}
 	fmt.Fprintf(&b, "vars currentEpoch %d lastVoteEpoch 0\n", epoch)
-	return []byte(b.String())
+	return b.Bytes()
+}
+
+// initialLine is the line of a node in the others' nodes.conf, cut where
+// "myself," belongs in its own.
+func (w *cWorld) initialLine(n *cNode) (before, after string) {
+	m := w.initialMaster(n)
+	flags, master := "master", "-"
+	if n != m && w.opts.Kind != KindJoin {
+		flags, master = "slave", m.id
+	}
+	epoch := m.idx + 1
+	if w.opts.Kind == KindCollision || w.opts.Kind == KindJoin {
+		epoch = 0
+	}
+	slots := ""
+	if n == m {
+		from, to := shardRange(n.idx, w.opts.Masters)
+		slots = fmt.Sprintf(" %d-%d", from, to)
+	}
+	return fmt.Sprintf("%s %s:6379@16379 ", n.id, n.ip), fmt.Sprintf("%s %s 0 0 %d connected%s\n", flags, master, epoch, slots)
 }
 
 // start begins a life of a process from what is on its disk.
@@ -172,18 +188,19 @@ func (w *cWorld) start(n *cNode) {
 	if w.unchecked {
 		buffer = w.buffer
 	}
+	state := n.disk
+	if w.noPersist {
+		state = w.initialConf(n) // the text of 1,000 nodes, not kept by each of 1,000
+	}
 	core, err := cluster.New(w.time(), w.cfg, cluster.Options{
 		Buffer: buffer, Rand: rand.New(rand.NewPCG(w.opts.Seed, uint64(n.idx)<<32|uint64(n.life))),
-		Host: n, State: n.disk, Faults: w.opts.Mutants, Plain: w.opts.Plain || n.plain,
+		Host: n, State: state, Faults: w.opts.Mutants, Plain: w.opts.Plain || n.plain,
 	})
 	if err != nil {
 		w.violate("n%d cannot start: %v", n.idx, err)
 		return
 	}
 	n.core, n.given = core, slot.Set{}
-	if w.noPersist {
-		n.disk, n.synced = nil, nil // the text of 1,000 nodes in each of 1,000
-	}
 	n.apply(core.Start(w.time()))
 	w.check.lookAround() // it may have FAIL in its nodes.conf
 }
@@ -197,8 +214,9 @@ func (w *cWorld) crash(n *cNode, silent, lossy bool) {
 	w.tracef("crash n%d silent=%v lossy=%v", n.idx, silent, lossy)
 	n.alive, n.silent, n.paused, n.inbox, n.lastFault = false, silent, false, nil, w.now
 	n.core = nil
+	n.settle()
 	if lossy {
-		n.disk = n.synced
+		n.disk, n.unsynced = n.synced, nil
 	}
 	if n.data.follow != nil && n.data.up {
 		n.data.seen, n.data.up = w.now, false
@@ -224,7 +242,7 @@ func (w *cWorld) restart(n *cNode) {
 		if o.alive && n.silent {
 			for id, l := range o.out {
 				if l.to == n && !l.open && l.toLife != 0 {
-					w.push(cEvent{at: w.now + w.delay(), kind: evReset, dir: toDialer, link: o.out[id], node: o, life: o.life})
+					w.queue.push(w.now+w.delay(), cEvent{kind: evReset, dir: toDialer, link: o.out[id], node: o, life: o.life})
 				}
 			}
 		}

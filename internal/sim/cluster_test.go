@@ -17,7 +17,7 @@ import (
 var (
 	clusterSeeds = flag.Int("sim.cluster.seeds", 1000, "number of simulated clusters")
 	clusterLarge = flag.Bool("sim.cluster.large", false, "measure clusters of up to 300 nodes, too")
-	clusterHuge  = flag.Bool("sim.cluster.huge", false, "and one of 1,000: some minutes of CPU, and less than 3 GB of memory")
+	clusterHuge  = flag.Bool("sim.cluster.huge", false, "and one of 1,000: minutes of CPU, and less than 3 GB of memory")
 	clusterSize  = flag.Int("sim.cluster.masters", 0, "masters of each simulated cluster; 0: by the seed")
 	clusterOne   = flag.Uint64("sim.cluster.seed", 0, "replay this cluster seed alone, with its trace")
 )
@@ -194,12 +194,20 @@ func TestTrafficAgainstClusterSize(t *testing.T) {
 	}
 	const timeout = 15 * time.Second
 	var table strings.Builder
-	fmt.Fprintf(&table, "%6s  %-26s %-26s %-26s %s\n", "nodes", "idle", "idle, as Redis", "a tenth dies", "agreed after")
+	fmt.Fprintf(&table, "%6s  %-26s %-26s %-26s %-12s %s\n", "nodes", "idle", "idle, as Redis", "a tenth dies", "agreed after", "the run of ours")
 	for _, n := range sizes {
-		ours := MeasureTraffic(1, n, timeout, false)
+		start := time.Now()
+		ours := MeasureTraffic(1, n, timeout, false, func(s string) {
+			if *clusterHuge {
+				fmt.Printf("%d nodes: %s\n", n, s)
+			}
+		})
+		var mem runtime.MemStats
+		runtime.ReadMemStats(&mem)
+		run := fmt.Sprintf("%v, %d packets, %d MB", time.Since(start).Round(time.Second/10), ours.Packets, mem.Sys>>20)
 		plain := Traffic{}
 		if n <= 300 {
-			plain = MeasureTraffic(1, n, timeout, true)
+			plain = MeasureTraffic(1, n, timeout, true, nil)
 			if ours.Idle.Bytes > 1.05*plain.Idle.Bytes || ours.Idle.Messages > 1.05*plain.Idle.Messages {
 				t.Errorf("%d nodes: idle %v, without improvements %v", n, ours.Idle, plain.Idle)
 			}
@@ -207,7 +215,7 @@ func TestTrafficAgainstClusterSize(t *testing.T) {
 		if ours.NotConverged != "" {
 			t.Errorf("%d nodes: no agreement after %v: %s", n, ours.Converged, ours.NotConverged)
 		}
-		row := fmt.Sprintf("%6d  %-26v %-26v %-26v %v\n", n, ours.Idle, plain.Idle, ours.Dying, ours.Converged)
+		row := fmt.Sprintf("%6d  %-26v %-26v %-26v %-12v %s\n", n, ours.Idle, plain.Idle, ours.Dying, ours.Converged, run)
 		if *clusterLarge {
 			fmt.Print(row) // a long run shows what it has
 		}

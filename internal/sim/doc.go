@@ -1,5 +1,5 @@
-// Package sim runs the Sentinel core and the Cluster core in simulated worlds:
-// virtual time, a seeded random network, data servers that answer like Redis,
+// Package sim runs the cores of Sentinel, Cluster and slot moves in simulated
+// worlds: virtual time, a seeded random network, data servers that answer like Redis,
 // and faults (loss of connections, delay, one-way partitions, pauses, crashes,
 // restarts with nothing but what was persisted). It decides nothing about Redis;
 // it shows whether what a core decides keeps the global promises. Of Sentinels:
@@ -27,4 +27,15 @@
 // mixes nodes with and without the improvements over Redis.
 //
 //	res := sim.RunCluster(sim.ClusterOptions{Seed: 42, Kind: sim.KindMany})
+//
+// MeasureTraffic (cluster_large.go) is one cluster of up to 1,000 nodes in
+// calm and through the death of a tenth of them: what the bus costs, and how
+// long it takes until all agree.
+//
+// The world of slots that move as a stream (slotmove*.go; mChecker lists its
+// promises) runs package slotmove with a model of journal, replication, clients
+// and ownership of slots: no acknowledged write is lost or doubled, whatever
+// breaks, and what was interrupted heals without a hand.
+//
+//	res := sim.RunMoves(sim.MoveOptions{Seed: 42, Kind: sim.MoveKills})
 package sim

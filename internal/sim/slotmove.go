@@ -32,6 +32,7 @@ type MoveOptions struct {
 	// Mistakes of the shell.
 	NoReplicaWait bool // a Sync does not wait for the replicas
 	NoSync        bool // a Sync does not sync
+	DefyHeir      bool // a replaced master that has its successor's epoch takes the next one
 	Trace         func(string)
 }
 
@@ -115,56 +116,9 @@ const (
 // mEvent is something that happens: to a node in one of its lives, or to the
 // world.
 type mEvent struct {
-	at   int64 // ns since the start
-	seq  uint64
 	node *mNode
 	life int
 	fn   func()
-}
-
-// mQueue is a binary heap.
-type mQueue []mEvent
-
-func (q mQueue) less(i, j int) bool {
-	return q[i].at < q[j].at || (q[i].at == q[j].at && q[i].seq < q[j].seq)
-}
-
-func (q *mQueue) push(e mEvent) {
-	*q = append(*q, e)
-	h := *q
-	for i := len(h) - 1; i > 0; {
-		p := (i - 1) / 2
-		if !h.less(i, p) {
-			break
-		}
-		h[i], h[p] = h[p], h[i]
-		i = p
-	}
-}
-
-func (q *mQueue) pop() mEvent {
-	h := *q
-	top := h[0]
-	last := len(h) - 1
-	h[0] = h[last]
-	h[last] = mEvent{}
-	h = h[:last]
-	for i := 0; ; {
-		m := 2*i + 1
-		if m >= len(h) {
-			break
-		}
-		if m+1 < len(h) && h.less(m+1, m) {
-			m++
-		}
-		if !h.less(m, i) {
-			break
-		}
-		h[i], h[m] = h[m], h[i]
-		i = m
-	}
-	*q = h
-	return top
 }
 
 // mWorld is one run.
@@ -173,8 +127,7 @@ type mWorld struct {
 	rng    *rand.Rand
 	epoch  time.Time
 	now    int64
-	seq    uint64
-	queue  mQueue
+	queue  agenda[mEvent]
 	faults mFaults
 	faulty bool // faults happen now
 	midway int  // something happens in the middle of a node's effects, one time in so many; 0: never
@@ -288,25 +241,19 @@ func (w *mWorld) ms(from, to int) time.Duration {
 
 func (w *mWorld) chance(oneIn int) bool { return w.rng.IntN(oneIn) == 0 }
 
-func (w *mWorld) push(e mEvent) {
-	w.seq++
-	e.seq = w.seq
-	w.queue.push(e)
-}
-
-func (w *mWorld) after(d time.Duration, fn func()) { w.push(mEvent{at: w.now + int64(d), fn: fn}) }
+func (w *mWorld) after(d time.Duration, fn func()) { w.queue.push(w.now+int64(d), mEvent{fn: fn}) }
 
 // at plans something that a node does or meets with in this life of it. While
 // it stands still, such things wait.
 func (w *mWorld) at(n *mNode, d time.Duration, fn func()) {
-	w.push(mEvent{at: w.now + int64(d), node: n, life: n.life, fn: fn})
+	w.queue.push(w.now+int64(d), mEvent{node: n, life: n.life, fn: fn})
 }
 
 func (w *mWorld) runFor(d time.Duration) {
 	end := w.now + int64(d)
-	for !w.done && len(w.queue) > 0 && w.queue[0].at <= end {
-		e := w.queue.pop()
-		w.now = e.at
+	for !w.done && w.queue.due(end) {
+		var e mEvent
+		w.now, e = w.queue.pop()
 		w.res.Events++
 		if e.node != nil {
 			w.meet(e.node, e.life, e.fn)
@@ -413,7 +360,7 @@ func (c *mConn) send(to int, fn func()) {
 // token brings the next message to an end.
 func (c *mConn) token(to int, at int64) {
 	w := c.w
-	w.push(mEvent{at: at, fn: func() {
+	w.queue.push(at, mEvent{fn: func() {
 		if !c.open {
 			return
 		}

@@ -143,9 +143,26 @@ func (n *mNode) tellNode(to *mNode, about int) {
 	w := n.w
 	c := mClaim{epoch: n.view.epoch, origin: about, master: n.view.master[about], config: n.view.config[about], claims: make([]bool, len(w.slots))}
 	for i, o := range n.view.owner {
-		c.claims[i] = o == about && (about == n.idx || !n.view.unclaimed[i])
+		c.claims[i] = o == about && !n.free(i)
 	}
 	n.busSend(to, func() { to.hear(n, c) })
+}
+
+// free: the owner of a slot does not claim it any more; ours when we have given
+// it away.
+func (n *mNode) free(i int) bool {
+	if n.view.owner[i] != n.idx {
+		return n.view.unclaimed[i]
+	}
+	if !n.isMaster() {
+		return false
+	}
+	for _, r := range n.core.Table().All() {
+		if r.Kind == slotmove.MarkGiven && r.Slots.Has(n.w.slots[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *mNode) busSend(to *mNode, fn func()) {
@@ -190,7 +207,7 @@ func (n *mNode) hear(from *mNode, c mClaim) {
 	if v.master[c.origin] != c.master {
 		v.master[c.origin] = c.master
 		if c.master == none {
-			v.heirOf[c.origin] = before.master[c.origin]
+			v.inherit(c.origin, before.master[c.origin])
 		}
 	}
 	if c.master != none {
@@ -244,7 +261,7 @@ func (n *mNode) hearClaims(from *mNode, c mClaim) {
 			n.noteGiven(i, c.origin, false)
 		case o == c.origin:
 			v.unclaimed[i] = false
-		case o == none || v.unclaimed[i] && o != n.idx || v.config[o] < c.config:
+		case o == none || v.config[o] < c.config || n.free(i) || o == n.idx && n.succeeds(c):
 			if n.holdsTaken(i, c.origin) {
 				again = true
 				continue
@@ -253,7 +270,7 @@ func (n *mNode) hearClaims(from *mNode, c mClaim) {
 			v.owner[i], v.unclaimed[i], v.taken[i] = c.origin, false, none
 		default:
 			n.noteGiven(i, c.origin, true)
-			if v.config[o] > c.config && !v.unclaimed[i] {
+			if v.config[o] > c.config {
 				stale = o
 			}
 		}
@@ -264,7 +281,7 @@ func (n *mNode) hearClaims(from *mNode, c mClaim) {
 	if newMaster && n.slotsOf(mine) == 0 && c.origin != n.idx {
 		n.followNode(c.origin)
 	}
-	collides := n.isMaster() && c.config == v.config[n.idx] && n.idx < c.origin
+	collides := n.isMaster() && c.config == v.config[n.idx] && n.idx < c.origin && !n.succeeds(c)
 	for i, t := range v.taken { // once
 		if again && t != none && (t == c.origin || n.isHeir(c.origin, t)) {
 			v.taken[i] = none
@@ -291,6 +308,20 @@ func (n *mNode) holdsTaken(i, claimant int) bool {
 	v := &n.view
 	t := v.taken[i]
 	return t != none && v.owner[i] == n.idx && n.ok() && (t == claimant || n.isHeir(claimant, t))
+}
+
+// inherit notes that a took the place of old, which is a's heir no longer.
+func (v *mView) inherit(a, old int) {
+	v.heirOf[a] = old
+	if v.heirOf[old] == a {
+		v.heirOf[old] = none
+	}
+}
+
+// succeeds: who claims was elected in n's place, in the very epoch that n has
+// chosen for itself meanwhile.
+func (n *mNode) succeeds(c mClaim) bool {
+	return c.config == n.view.config[n.idx] && n.isHeir(c.origin, n.idx) && !n.w.opts.DefyHeir
 }
 
 func (n *mNode) isHeir(a, old int) bool {
@@ -328,19 +359,17 @@ func (n *mNode) noteGiven(i, origin int, claims bool) {
 // afterHearing tells the rest of the node what has changed.
 func (n *mNode) afterHearing(before mView) {
 	v := &n.view
-	changed, owners := false, false
+	changed := false
 	for i, o := range v.owner {
 		if o == before.owner[i] {
 			continue
 		}
-		changed, owners = true, true
+		changed = true
 		if n.dropping[i] && o == n.idx {
 			n.dropNow(i)
 		}
-		if before.owner[i] == n.idx && n.isMaster() && !n.core.Holds(n.w.slots[i]) && len(n.data[i]) > 0 {
-			n.w.tracef("n%d lost slot %d to n%d, and drops its keys", n.idx, i, o)
-			n.append(mOp{kind: opDel, slot: i})
-			n.flush()
+		if before.owner[i] == n.idx && n.isMaster() {
+			n.dropKeys(i)
 		}
 	}
 	for i, m := range v.master {
@@ -350,8 +379,17 @@ func (n *mNode) afterHearing(before mView) {
 		n.followNode(v.master[m]) // its master is a replica now
 	}
 	if changed {
-		n.saveView(owners) // as the Cluster core: what it says of slots is synced
+		n.saveView(false) // as the Cluster core: nobody waits for what others claim
 		n.viewChanged()
+	}
+}
+
+// dropKeys deletes the keys of a slot that another owns.
+func (n *mNode) dropKeys(i int) {
+	if !n.core.Holds(n.w.slots[i]) && len(n.data[i]) > 0 {
+		n.w.tracef("n%d drops the keys of slot %d, which is of n%d", n.idx, i, n.view.owner[i])
+		n.append(mOp{kind: opDel, slot: i})
+		n.flush()
 	}
 }
 
@@ -419,7 +457,7 @@ func (n *mNode) askedVote(from *mNode, m int, epoch, config uint64, claims []boo
 	}
 	v.epoch = epoch
 	for i, c := range claims {
-		if o := v.owner[i]; c && o != none && o != m && v.config[o] > config {
+		if o := v.owner[i]; c && o != none && o != m && v.config[o] > config && !n.free(i) {
 			return
 		}
 	}
@@ -439,9 +477,9 @@ func (n *mNode) gotVote(m int, epoch uint64) {
 	}
 	n.election = 0
 	before := v.clone()
-	v.master[n.idx], v.heirOf[n.idx] = none, m
+	v.master[n.idx] = none
+	v.inherit(n.idx, m)
 	v.config[n.idx] = epoch
-	v.master[m] = n.idx
 	for i, o := range v.owner {
 		if o == m {
 			v.owner[i], v.unclaimed[i] = n.idx, false
@@ -452,6 +490,11 @@ func (n *mNode) gotVote(m int, epoch uint64) {
 	n.w.tracef("n%d is elected in epoch %d in place of n%d", n.idx, epoch, m)
 	n.w.check.promoted(n, n.w.nodes[m])
 	n.becomeMaster()
+	for i, o := range v.owner { // what the old master did not live to drop
+		if o != none && o != n.idx {
+			n.dropKeys(i)
+		}
+	}
 	n.afterHearing(before)
 	n.broadcast()
 }
@@ -488,6 +531,7 @@ func (n *mNode) take(set *slot.Set, from string, epoch uint64) string {
 		n.newEpoch()
 	}
 	n.saveView(true)
+	n.deposed = false // it owns these, whatever became of others
 	n.broadcast()
 	n.afterHearing(before)
 	return ""

@@ -168,6 +168,9 @@ func (n *mNode) syncTick() {
 	w := n.w
 	w.at(n, w.ms(100, 400), n.syncTick)
 	n.synced = n.flushed
+	if w.chance(4) {
+		n.confSynced = n.conf
+	}
 	if n.synced == n.end() && !n.stepping && w.chance(4) {
 		n.ckpt = mCheckpoint{pos: n.end(), data: cloneData(n.data), table: n.core.Table().String()}
 	}

@@ -25,10 +25,18 @@ func moveKindOf(seed uint64) MoveKind {
 	return MoveKind(seed % uint64(moveKinds))
 }
 
+// moveOptions is the world of a seed.
+func moveOptions(seed uint64) MoveOptions { return MoveOptions{Seed: seed, Kind: moveKindOf(seed)} }
+
+func traced(o MoveOptions, trace func(string)) MoveOptions {
+	o.Trace = trace
+	return o
+}
+
 // DESIGN 6.1: what mChecker holds, in every seed.
 func TestSlotMovesKeepTheirPromisesInEverySeed(t *testing.T) {
 	if *moveOne != 0 {
-		res := RunMoves(MoveOptions{Seed: *moveOne, Kind: moveKindOf(*moveOne), Trace: func(s string) { t.Log(s) }})
+		res := RunMoves(traced(moveOptions(*moveOne), func(s string) { t.Log(s) }))
 		for _, v := range res.Violations {
 			t.Error(v)
 		}
@@ -45,7 +53,7 @@ func TestSlotMovesKeepTheirPromisesInEverySeed(t *testing.T) {
 	var worst time.Duration
 	each(n, func(i int) {
 		seed := *moveFirst + uint64(i)
-		res := RunMoves(MoveOptions{Seed: seed, Kind: moveKindOf(seed)})
+		res := RunMoves(moveOptions(seed))
 		mu.Lock()
 		defer mu.Unlock()
 		for _, v := range res.Violations {
@@ -86,11 +94,13 @@ func TestEverySlotMoveMutantIsCaught(t *testing.T) {
 		{"ask who was the source", MoveOptions{Mutants: m{AskPeer: true}, Kind: MoveFailovers}},
 		{"no mark READY", MoveOptions{Mutants: m{ForgetReady: true}, Kind: MoveKills}},
 		{"no mark once claimed", MoveOptions{Mutants: m{ForgetClaim: true}, Kind: MoveClaims}},
+		{"no mark once claimed, heard or not", MoveOptions{Mutants: m{ForgetUnheard: true}, Kind: MoveClaims}},
 		{"leave connections behind", MoveOptions{Mutants: m{LeakFeed: true}, Kind: MovePauses}},
 		{"shell: do not wait for replicas", MoveOptions{NoReplicaWait: true, Kind: MoveFailovers}},
 		{"shell: do not sync", MoveOptions{NoSync: true, Kind: MovePower}},
+		{"bus: a replaced master defies its successor", MoveOptions{DefyHeir: true, Kind: MoveClaims}},
 	}
-	const limit = 150
+	const limit = 400
 	var table strings.Builder
 	for _, mu := range mutants {
 		caught := ""
@@ -115,7 +125,7 @@ func TestEverySlotMoveMutantIsCaught(t *testing.T) {
 func TestSameSeedGivesTheSameMoves(t *testing.T) {
 	trace := func(seed uint64) string {
 		var b strings.Builder
-		res := RunMoves(MoveOptions{Seed: seed, Kind: moveKindOf(seed), Trace: func(s string) { b.WriteString(s + "\n") }})
+		res := RunMoves(traced(moveOptions(seed), func(s string) { b.WriteString(s + "\n") }))
 		fmt.Fprintf(&b, "%+v", res)
 		return b.String()
 	}

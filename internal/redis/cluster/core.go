@@ -69,8 +69,10 @@ type Core struct {
 	wallOff int64 // what turns an instant into the wall clock, ms
 
 	myself       *node
-	nodes        []*node // in the order in which they became known
+	nodes        []*node   // in the order in which they became known
+	pongs        []instant // pongReceived of each of nodes: gossip compares many
 	byID         map[string]*node
+	seats        seats
 	slots        slotTable // owners
 	migrateTo    slotTable // migrating and importing once more, for the View
 	importFrom   slotTable
@@ -109,11 +111,14 @@ type Core struct {
 	lastTick   instant
 	nextTick   instant
 	nextRandom instant
-	pfailCount int
-	pingBudget int // pings that this look may still send because of their time
-	pingFrom   int // where the next look begins
+	suspects   []*node // in PFAIL at the last look or since; some may have answered meanwhile
+	pingBudget int     // pings that this look may still send because of their time
+	pingFrom   int     // where the next look begins
 	gossipSeq  uint64
-	announce   bool // our new epoch is owed to everybody within a second
+	picked     []*node // memory of whoever walks over a gossip section
+	touched    int     // means nothing: what was read ahead has to be used
+	anyFailed  bool    // a node was FAIL at the last look or since
+	announce   bool    // our new epoch is owed to everybody within a second
 
 	sent, received [msgTypes]int64
 	limitExceeded  int64
@@ -185,7 +190,7 @@ func (c *Core) load(cf *conf) {
 	for i := range cf.nodes {
 		cn := &cf.nodes[i]
 		n := get(cn.id)
-		n.ip, n.hostname, n.port, n.cport = cn.ip, cn.hostname, cn.port, cn.busPort
+		n.ip, n.hostname, n.port, n.cport = intern(cn.ip), intern(cn.hostname), cn.port, cn.busPort
 		n.flags |= cn.flags &^ FlagPFail // what we could not reach in an earlier life says nothing
 		n.configEpoch = cn.configEpoch
 		if cn.flags.Has(FlagFail) {
@@ -198,7 +203,7 @@ func (c *Core) load(cf *conf) {
 			n.pingSent = c.now
 		}
 		if cn.ponged {
-			n.pongReceived = c.now
+			c.setPong(n, c.now)
 		}
 		if cn.master != "" && n.master == nil {
 			m := get(cn.master)
@@ -369,8 +374,14 @@ func (c *Core) flushLost() {
 func (c *Core) emit(e Effect) { c.out = append(c.out, e) }
 
 func (c *Core) logf(l Level, format string, args ...any) {
+	if !c.logs(l) {
+		return
+	}
 	c.emit(Log{l, fmt.Sprintf(format, args...)})
 }
+
+// logs reports whether lines of a level are wanted.
+func (c *Core) logs(l Level) bool { return l >= c.cfg.MinLevel }
 
 // debugf is logf for what happens with every packet.
 func (c *Core) debugf(format string, args ...any) {

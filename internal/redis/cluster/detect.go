@@ -9,7 +9,8 @@ func (c *Core) tick() {
 	calm := urgent                     // what may wait for the next look
 	c.nextTick = urgent
 	c.lastTick = c.now
-	c.pfailCount = 0
+	clear(c.suspects)
+	c.suspects, c.anyFailed = c.suspects[:0], false
 	nodes := c.nodes
 	for i := 0; i < len(nodes); i++ {
 		n := nodes[i]
@@ -23,8 +24,9 @@ func (c *Core) tick() {
 			continue
 		}
 		if n.timedOut() {
-			c.pfailCount++
+			c.suspects = append(c.suspects, n)
 		}
+		c.anyFailed = c.anyFailed || n.failed()
 		if n.link == nil {
 			if again := n.tried + reconnectAfter(n); again > c.now {
 				calm = min(calm, again)
@@ -117,17 +119,19 @@ func (c *Core) check(n *node) (urgent, calm instant, newPFail bool) {
 	urgent, calm = c.now+randomPingPeriod, c.now+randomPingPeriod
 	pingDelay, dataDelay := c.now-n.pingSent, c.now-n.dataReceived
 	// A link that brings nothing for half the timeout may be broken while the
-	// node is fine: try another one, once per timeout.
+	// node is fine: try another one, once per timeout. What the node says on a
+	// link of its own does not open one that never came up.
 	if n.link != nil && n.pingSent != 0 && c.now-n.link.created > timeout &&
-		pingDelay > timeout/2 && dataDelay > timeout/2 {
+		pingDelay > timeout/2 && (dataDelay > timeout/2 || !n.link.up) {
 		c.closeLink(n.link)
 		calm = min(calm, n.tried+tickPeriod)
 	}
-	if n.connected() && n.pingSent == 0 {
+	if n.pingSent == 0 {
 		due := n.pongReceived + timeout/2 + 1
 		switch {
 		case c.now < due:
 			calm = min(calm, due)
+		case !n.connected():
 		case c.pingBudget == 0 && !c.plain:
 			calm = c.now // the next look goes on here
 		default:
@@ -155,7 +159,7 @@ func (c *Core) check(n *node) (urgent, calm instant, newPFail bool) {
 	if n.flags&(FlagPFail|FlagFail) == 0 {
 		c.debugf("*** NODE %s possibly failing", n.id)
 		n.flags |= FlagPFail
-		c.pfailCount++
+		c.suspects = append(c.suspects, n)
 		c.viewDirty = true
 		c.event(EventPFail, n, nil, 0)
 		newPFail = true
@@ -197,6 +201,7 @@ func (c *Core) failIfQuorum(n *node) {
 
 func (c *Core) markFailed(n *node) {
 	n.flags = n.flags&^FlagPFail | FlagFail
+	c.anyFailed = true
 	n.failTime, n.failNews = c.now, c.now
 	c.event(EventFail, n, nil, 0)
 	c.viewDirty = true
@@ -266,6 +271,9 @@ func (c *Core) migrateReplica() {
 	mine := c.myself.master
 	if !c.cfg.AllowReplicaMigration || mine == nil {
 		return
+	}
+	if okReplicas(mine) < 2 {
+		return // nobody has the most replicas with one
 	}
 	orphans, most, ours := 0, 0, 0
 	for _, n := range c.nodes {

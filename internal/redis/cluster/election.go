@@ -385,7 +385,10 @@ func (c *Core) onAuthRequest(n *node, p packet) {
 	}
 	claim := p.configEpoch()
 	for s := range Slots {
-		if o := c.owner(s); o != nil && o.configEpoch > claim && bitSet(p.slots(), s) && !bitSet(c.unclaimed[:], s) && !c.faults.SkipVoteSlotCheck {
+		if !bitSet(p.slots(), s) || bitSet(c.unclaimed[:], s) || c.faults.SkipVoteSlotCheck {
+			continue
+		}
+		if o := c.owner(s); o != nil && o.configEpoch > claim {
 			c.logf(Warning, "Failover auth denied to %s: slot %d epoch (%d) > reqEpoch (%d)", n.id, s, o.configEpoch, claim)
 			return
 		}
@@ -420,6 +423,19 @@ func (c *Core) win() {
 	c.replaceMaster()
 }
 
+// dropForeign deletes the keys of slots that our master lost and did not live to
+// delete: others own them, and nobody would ever again.
+func (c *Core) dropForeign() {
+	if c.plain {
+		return
+	}
+	for s := range Slots {
+		if o := c.owner(s); o != nil && o != c.myself && c.importing[s] == nil && c.host.CountKeysInSlot(s) > 0 {
+			c.lostSlots = append(c.lostSlots, s)
+		}
+	}
+}
+
 // replaceMaster takes our master's slots. The new config epoch is set.
 func (c *Core) replaceMaster() {
 	me, old := c.myself, c.myself.master
@@ -437,6 +453,7 @@ func (c *Core) replaceMaster() {
 	c.election = election{}
 	c.following = followed{}
 	c.emit(Promote{})
+	c.dropForeign()
 	c.todo |= todoSave | todoSync
 	c.updateState()
 	c.pongAll()

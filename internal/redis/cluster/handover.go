@@ -72,17 +72,10 @@ func (c *Core) takeSlots(in TakeSlots) {
 		// same one part again by the rule for collisions. Ours being the
 		// greatest that we know of is no reason to keep it: From may have a
 		// greater one.
-		sync := c.todo & todoSync
 		c.newEpoch()
-		if in.Unsynced {
-			c.todo = c.todo&^todoSync | sync
-		}
 		c.logf(Notice, "Took over %d slots from node %s, configEpoch is %d now", n, in.From, me.configEpoch)
 	}
-	c.todo |= todoSave | todoState
-	if !in.Unsynced {
-		c.todo |= todoSync
-	}
+	c.todo |= todoSave | todoState | todoSync
 	c.pongAll()
 }
 

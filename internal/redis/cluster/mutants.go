@@ -10,6 +10,7 @@ type Mutants struct {
 	ForgetVote         bool // do not persist a vote
 	PersistAfterSend   bool // send before the state is durable
 	StaleSlotClaim     bool // let a claim of an older config epoch take slots
+	DefyHeir           bool // a replaced master that has the epoch of its successor takes the next one
 	NoCollisionRule    bool // leave two masters on one config epoch
 	DoubleReports      bool // count a reporter of a failure more than once
 	ReportsNeverExpire bool // count failure reports for ever

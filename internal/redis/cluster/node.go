@@ -2,55 +2,64 @@ package cluster
 
 import (
 	"cmp"
+	"encoding/binary"
 	"slices"
+	"unique"
 
 	"holdfast/internal/invariant"
 )
 
-// node is what we know of a node, ourselves included.
+// node is what we know of a node, ourselves included. The first two lines of
+// 64 bytes are all that most gossip needs: a node of a large cluster looks at
+// thousands of them per second, and none is in a cache of the processor.
 type node struct {
-	id          string
-	flags       Flags
+	id           string
+	pongReceived instant // set by Core.setPong
+	pingSent     instant // an unanswered ping, or a link that was lost since; 0: none
+	gossiped     uint64  // the packet whose gossip section it is in
+	link         *link
+	flags        Flags
+	viewIdx      uint16
+	num          uint16 // its place in Core.nums, from 1 on; 0: it has none yet
+	pos          uint16 // its place in Core.nodes
+	numSlots     int    // Invariant: bits set in slots
+
+	ip                 string
+	port, pport, cport int // client port, plain one where that is TLS, bus
+	dataReceived       instant
+	inbound            *link
+	master             *node // of a replica; nil if it is unknown
+
 	configEpoch uint64
 	slots       slotMap
-	numSlots    int     // Invariant: bits set in slots
 	slotText    []byte  // the slots as nodes.conf shows them; nil: to be made anew
 	replicas    []*node // of a master
-	master      *node   // of a replica; nil if it is unknown
 	heirOf      *node   // of a master: whose replica it was until then
 
-	ip, hostname       string
-	port, pport, cport int  // client port, plain one where that is TLS, bus
-	announced          bool // the ip of ourselves comes from cluster-announce-ip
+	reports      []report // by ord
+	oldestReport instant  // no report is older
 
-	created      instant
-	pingSent     instant // an unanswered ping, or a link that was lost since; 0: none
-	pongReceived instant
-	dataReceived instant
-	failTime     instant
-	failNews     instant // when we learned that it is FAIL, not from nodes.conf
-	votedTime    instant // last vote of ours for a replica of it
-	votedFor     string  // that replica
-	orphaned     instant // since when it is a master without working replicas
-	tried        instant // last attempt to connect
-	toldAt       instant // when the masters were told that it does not answer
+	hostname  string
+	announced bool   // the ip of ourselves comes from cluster-announce-ip
+	doubted   bool   // somebody believes that it owns slots of ours
+	ord       uint32 // rises with every node that becomes known
+
+	created   instant
+	failTime  instant
+	failNews  instant // when we learned that it is FAIL, not from nodes.conf
+	votedTime instant // last vote of ours for a replica of it
+	votedFor  string  // that replica
+	orphaned  instant // since when it is a master without working replicas
+	tried     instant // last attempt to connect
+	toldAt    instant // when the masters were told that it does not answer
 
 	replOffset     int64
 	replOffsetTime instant
-
-	link, inbound *link
-	reports       []report // by from.ord
-	doubted       bool     // somebody believes that it owns slots of ours
-
-	ord      uint32 // rises with every node that becomes known
-	gossiped uint64 // the packet whose gossip section it is in
-	viewIdx  uint16
-	num      uint16 // its place in Core.nums, from 1 on; 0: it has none yet
 }
 
 // report is the word of a master that a node does not answer it.
 type report struct {
-	from *node
+	from uint32 // ord of the master
 	at   instant
 }
 
@@ -68,18 +77,76 @@ func (n *node) connected() bool { return n.link != nil && n.link.up }
 
 func (c *Core) newNode(id string, flags Flags) *node {
 	c.nextOrd++
-	return &node{id: id, flags: flags, created: c.now, ord: c.nextOrd}
+	return &node{id: intern(id), flags: flags, created: c.now, ord: c.nextOrd}
 }
 
+// intern gives the one copy of a string in this process. Whoever parses a
+// packet gets the names of nodes in it compared with what is in the cache of the
+// processor, and a thousand nodes in one process share their names.
+func intern(s string) string { return unique.Make(s).Value() }
+
 func (c *Core) addNode(n *node) {
+	n.pos = uint16(len(c.nodes))
 	c.nodes = append(c.nodes, n)
+	c.pongs = append(c.pongs, n.pongReceived)
 	c.byID[n.id] = n
+	c.fitSeats()
 	c.viewDirty = true
 	c.wake(c.now)
 }
 
+// setPong notes when a node was last heard, by us or by others.
+func (c *Core) setPong(n *node, t instant) {
+	n.pongReceived = t
+	if int(n.pos) < len(c.nodes) && c.nodes[n.pos] == n {
+		c.pongs[n.pos] = t
+	}
+}
+
 // lookup finds a node by the bytes of its id, nil if it is unknown.
-func (c *Core) lookup(id []byte) *node { return c.byID[string(id)] }
+func (c *Core) lookup(id []byte) *node {
+	h := c.seats.place(id)
+	for _, pos := range c.seats[h : h+2] {
+		if int(pos) < len(c.nodes) && c.nodes[pos].id == string(id) {
+			return c.nodes[pos]
+		}
+	}
+	n := c.byID[string(id)]
+	if n != nil {
+		c.seats[h], c.seats[h+1] = n.pos, c.seats[h]
+	}
+	return n
+}
+
+// seats remembers where in Core.nodes the node of an id may be, in a table that
+// fits into a cache of the processor: gossip asks for a hundred ids per packet.
+// What it says is compared with the node, and byID knows when it is wrong.
+type seats []uint16
+
+const (
+	minSeats = 64
+	maxSeats = 1 << 14
+)
+
+// place is the first of the two seats of an id.
+func (s seats) place(id []byte) int {
+	if len(id) < 8 {
+		return 0
+	}
+	h := binary.LittleEndian.Uint64(id) * 0x9e3779b97f4a7c15
+	return int(h>>40) & (len(s) - 1) &^ 1
+}
+
+// fit makes the table large enough for n nodes.
+func (c *Core) fitSeats() {
+	size := max(len(c.seats), minSeats)
+	for size < 4*len(c.nodes) && size < maxSeats {
+		size *= 2
+	}
+	if size != len(c.seats) {
+		c.seats = make(seats, size)
+	}
+}
 
 // delNode removes a node and all that points to it.
 func (c *Core) delNode(n *node) {
@@ -117,6 +184,10 @@ func (c *Core) delNode(n *node) {
 	delete(c.byID, n.id)
 	if i := slices.Index(c.nodes, n); i >= 0 {
 		c.nodes = slices.Delete(c.nodes, i, i+1)
+		c.pongs = slices.Delete(c.pongs, i, i+1)
+		for ; i < len(c.nodes); i++ {
+			c.nodes[i].pos = uint16(i)
+		}
 	}
 	if n.link != nil {
 		c.closeLink(n.link)
@@ -137,6 +208,9 @@ func (c *Core) delNode(n *node) {
 	if i := slices.Index(c.toTell, n); i >= 0 {
 		c.toTell = slices.Delete(c.toTell, i, i+1)
 	}
+	if i := slices.Index(c.suspects, n); i >= 0 {
+		c.suspects = slices.Delete(c.suspects, i, i+1)
+	}
 	c.viewDirty = true
 }
 
@@ -144,8 +218,8 @@ func (c *Core) delNode(n *node) {
 func (c *Core) rename(n *node, id string) {
 	c.debugf("Renaming node %s into %s", n.id, id)
 	delete(c.byID, n.id)
-	n.id = id
-	c.byID[id] = n
+	n.id = intern(id)
+	c.byID[n.id] = n
 	c.viewDirty = true
 }
 
@@ -287,7 +361,7 @@ func (c *Core) closeAllSlots() {
 // of masters report each node that dies in a large cluster, again and again.
 func (n *node) findReport(from *node) (i int, found bool) {
 	return slices.BinarySearchFunc(n.reports, from.ord, func(r report, ord uint32) int {
-		return cmp.Compare(r.from.ord, ord)
+		return cmp.Compare(r.from, ord)
 	})
 }
 
@@ -298,7 +372,10 @@ func (c *Core) addReport(n, from *node) bool {
 		n.reports[i].at = c.now
 		return false
 	}
-	n.reports = slices.Insert(n.reports, i, report{from, c.now})
+	if len(n.reports) == 0 {
+		n.oldestReport = c.now
+	}
+	n.reports = slices.Insert(n.reports, i, report{from.ord, c.now})
 	return true
 }
 
@@ -314,11 +391,18 @@ func (c *Core) delReport(n, from *node) bool {
 }
 
 func (c *Core) expireReports(n *node) {
-	if len(n.reports) == 0 || c.faults.ReportsNeverExpire {
+	oldest := c.now - failReportValidity*c.timeout()
+	if len(n.reports) == 0 || n.oldestReport >= oldest || c.faults.ReportsNeverExpire {
 		return
 	}
-	oldest := c.now - failReportValidity*c.timeout()
-	n.reports = slices.DeleteFunc(n.reports, func(r report) bool { return r.at < oldest })
+	n.oldestReport = c.now
+	n.reports = slices.DeleteFunc(n.reports, func(r report) bool {
+		if r.at < oldest {
+			return true
+		}
+		n.oldestReport = min(n.oldestReport, r.at)
+		return false
+	})
 }
 
 func (c *Core) countReports(n *node) int {
@@ -365,6 +449,9 @@ func (c *Core) setMasterRole(n *node) {
 	}
 	n.flags = n.flags&^FlagReplica | FlagMaster
 	n.master, n.heirOf = nil, n.master
+	if old := n.heirOf; old != nil && old.heirOf == n {
+		old.heirOf = nil // as it was before
+	}
 	c.viewDirty = true
 	c.todo |= todoSave | todoState
 }

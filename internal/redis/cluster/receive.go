@@ -207,7 +207,8 @@ func (c *Core) pongFrom(l *link, p packet) {
 	if l.inbound() || p.msgType() != MsgPong || n == nil {
 		return
 	}
-	n.pongReceived, n.pingSent = c.now, 0
+	c.setPong(n, c.now)
+	n.pingSent = 0
 	c.wake(c.now + c.timeout()/2)
 	if n.timedOut() {
 		n.flags &^= FlagPFail
@@ -344,13 +345,19 @@ func (c *Core) correct(sender *node, epoch uint64, slots []byte) {
 func (c *Core) resolveCollision(sender *node, p packet) {
 	me := c.myself
 	if !me.isMaster() || !sender.isMaster() || p.configEpoch() != me.configEpoch || sender.configEpoch != me.configEpoch ||
-		sender.id <= me.id || sender == me || c.faults.NoCollisionRule {
+		sender.id <= me.id || sender == me || c.faults.NoCollisionRule || c.succeeds(sender, p.configEpoch()) {
 		return
 	}
 	c.currentEpoch++
 	c.setMyEpoch(c.currentEpoch)
 	c.logf(Verbose, "WARNING: configEpoch collision with node %s. configEpoch set to %d", sender.id, me.configEpoch)
 	c.announce = true // whoever takes a slot from us must beat the new epoch
+}
+
+// succeeds reports whether n was elected in our place, in the very epoch that we
+// have chosen for ourselves meanwhile, without asking anybody. It has the votes.
+func (c *Core) succeeds(n *node, epoch uint64) bool {
+	return !c.plain && !c.faults.DefyHeir && c.myself.isMaster() && epoch == c.myself.configEpoch && isHeir(n, c.myself)
 }
 
 // onUpdate takes over the configuration of a third node.
@@ -387,6 +394,7 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 	var taker *node
 	claimed, taken := 0, 0
 	contested := false // it claims what was given to us
+	heir := c.succeeds(n, epoch)
 	var dirty []int
 	eachSlot(slots, func(s int) {
 		claimed++
@@ -395,7 +403,7 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		if o == n || (from != nil && (c.plain || c.faults.StaleImport || !isHeir(n, from))) {
 			return // an importing slot is closed by hand
 		}
-		if o != nil && o.configEpoch >= epoch && !bitSet(c.unclaimed[:], s) && !c.faults.StaleSlotClaim {
+		if o != nil && o.configEpoch >= epoch && !bitSet(c.unclaimed[:], s) && !c.faults.StaleSlotClaim && !(o == me && heir) {
 			return
 		}
 		if c.holdsTaken(s, n) {
@@ -441,25 +449,53 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 
 // onGossip takes what the sender says of others.
 func (c *Core) onGossip(sender *node, p packet) {
-	for i := range p.count() {
+	known := c.lookupGossip(p)
+	for i, n := range known {
 		g := p.gossip(i)
 		flags := g.flags()
 		if c.cfg.Debug {
 			c.debugf("GOSSIP %s %s:%d@%d %s", g.id(), g.ip(), g.port(), g.busPort(), appendFlags(nil, flags))
 		}
-		if n := c.lookup(g.id()); n != nil {
+		if n == nil {
+			n = c.lookup(g.id()) // the same packet may have named it before
+		}
+		if n != nil {
 			c.onGossipKnown(sender, n, g, flags)
 		} else {
 			c.onGossipNew(g, flags)
 		}
 	}
+	c.picked = known
+}
+
+// lookupGossip finds the nodes of a gossip section, nil for those that are
+// unknown. Who may be meant is looked up first, then all of them are touched,
+// and only then compared: in a large cluster none of them is in a cache of the
+// processor, and this way the memory brings many at a time. The slice is
+// c.picked, which a packet that is built meanwhile does without.
+func (c *Core) lookupGossip(p packet) []*node {
+	known := c.picked[:0]
+	c.picked = nil
+	for i := range p.count() {
+		pos := c.seats[c.seats.place(p.gossip(i).id())]
+		known = append(known, c.nodes[min(int(pos), len(c.nodes)-1)])
+	}
+	for _, n := range known {
+		c.touched += int(n.flags)
+	}
+	for i, n := range known {
+		if id := p.gossip(i).id(); n.id != string(id) {
+			known[i] = c.lookup(id)
+		}
+	}
+	return known
 }
 
 func (c *Core) onGossipKnown(sender, n *node, g gossip, flags Flags) {
 	bad := flags&(FlagFail|FlagPFail) != 0
 	if sender.isMaster() && n != c.myself {
 		if bad {
-			if c.addReport(n, sender) {
+			if c.addReport(n, sender) && c.logs(Verbose) {
 				c.logf(Verbose, "Node %s reported node %s as not reachable.", sender.id, n.id)
 			}
 			c.failIfQuorum(n)
@@ -468,10 +504,10 @@ func (c *Core) onGossipKnown(sender, n *node, g gossip, flags Flags) {
 		}
 	}
 	// Somebody else heard of it later than we did: no need to ping it.
-	if !bad && n.pingSent == 0 && n.flags&(FlagFail|FlagPFail) == 0 && c.countReports(n) == 0 {
+	if !bad && n.pingSent == 0 && n.flags&(FlagFail|FlagPFail) == 0 {
 		pong := instant(g.pongSeconds()*1000 - c.wallOff)
-		if pong <= c.now+500 && pong > n.pongReceived {
-			n.pongReceived = pong
+		if pong <= c.now+500 && pong > n.pongReceived && c.countReports(n) == 0 {
+			c.setPong(n, pong)
 		}
 	}
 	// It does not answer us, but the sender, at another address.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -672,7 +673,7 @@ func TestGossipStillSpeaksOfFailedNodes(t *testing.T) {
 		if x.link == nil {
 			x.link = r.c.byID[idC].link
 		}
-		r.c.nodes = append(r.c.nodes, x)
+		r.c.addNode(x)
 	}
 	const rounds = 1000
 	for range rounds {
@@ -685,5 +686,21 @@ func TestGossipStillSpeaksOfFailedNodes(t *testing.T) {
 	}
 	if want := rounds * 10 / 100; n < want/2 {
 		t.Errorf("in %d of %d packets of ten entries about a hundred nodes, want about %d", n, rounds, want)
+	}
+}
+
+// A replica may be promoted with the keys of slots that its master lost and did
+// not live to delete.
+func TestTheSuccessorDropsWhatOthersOwn(t *testing.T) {
+	r := newRig(t, replicaConf)
+	r.host.keys = map[int][]string{100: {"ours"}, 6000: {"of C"}, 16383: {"of D"}}
+	r.host.set(func(d *Data) { d.MasterLinkUp = true })
+	e := r.step(Command{Args: []string{"FAILOVER", "TAKEOVER"}})
+	var got []int
+	for _, d := range find[DropSlotKeys](e) {
+		got = append(got, d.Slots...)
+	}
+	if r.c.owner(100) != r.c.myself || !slices.Equal(got, []int{6000, 16383}) {
+		t.Fatalf("slot 100 is of %s, dropped: %v", r.c.owner(100).id, got)
 	}
 }

@@ -84,36 +84,13 @@ func (c *Core) sendPing(l *link, t MsgType) {
 // pingPacket builds a PING, PONG or MEET: a tenth of the nodes, at least
 // three, and all that do not answer us.
 func (c *Core) pingPacket(t MsgType) packet {
-	c.gossipSeq++
-	fresh := len(c.nodes) - 2
-	wanted := min(max(len(c.nodes)/10, 3), fresh)
-	var picked [64]*node
-	list := picked[:0]
-	for i := 3 * wanted; i > 0 && fresh > 0 && len(list) < wanted; i-- {
-		n := c.nodes[c.rand.IntN(len(c.nodes))]
-		// The newer news is, the longer it spares others a ping of their own. That
-		// a node is FAIL is old news, and whoever has just come needs it.
-		if o := c.nodes[c.rand.IntN(len(c.nodes))]; !c.plain && !n.failed() && o.pongReceived > n.pongReceived {
-			n = o
-		}
-		if n == c.myself || n.timedOut() || n.gossiped == c.gossipSeq {
-			continue
-		}
-		if n.flags&(FlagHandshake|FlagNoAddr) != 0 || (n.link == nil && n.numSlots == 0) {
-			fresh--
-			continue
-		}
-		n.gossiped = c.gossipSeq
-		list = append(list, n)
-		fresh--
-	}
-	if c.pfailCount > 0 {
-		for _, n := range c.nodes {
-			if n.timedOut() && n.flags&(FlagHandshake|FlagNoAddr) == 0 && len(list) < 1<<16-1 {
-				list = append(list, n)
-			}
+	list := c.pickGossip(min(max(len(c.nodes)/10, 3), len(c.nodes)-2))
+	for _, n := range c.suspects {
+		if n.timedOut() && n.flags&(FlagHandshake|FlagNoAddr) == 0 && len(list) < 1<<16-1 {
+			list = append(list, n)
 		}
 	}
+	c.picked = list
 	host := c.myself.hostname
 	size := headerLen + len(list)*gossipLen
 	ext := 0
@@ -133,6 +110,50 @@ func (c *Core) pingPacket(t MsgType) packet {
 		copy(p[size+extHeader:], host)
 	}
 	return p
+}
+
+// pickGossip chooses the nodes that a packet speaks of, up to wanted. All that
+// may be missing are drawn before the first is looked at, for the reason that
+// lookupGossip has.
+func (c *Core) pickGossip(wanted int) []*node {
+	c.gossipSeq++
+	fresh := len(c.nodes) - 2
+	list := c.picked[:0]
+	for tries := 3 * wanted; tries > 0 && fresh > 0 && len(list) < wanted; {
+		first := len(list)
+		for range min(wanted-first, tries) {
+			list = append(list, c.drawGossip())
+			tries--
+		}
+		drawn := list[first:]
+		list = list[:first]
+		for _, n := range drawn {
+			c.touched += int(n.flags) + n.port
+		}
+		for _, n := range drawn {
+			if n == c.myself || n.timedOut() || n.gossiped == c.gossipSeq || fresh <= 0 {
+				continue
+			}
+			fresh--
+			if n.flags&(FlagHandshake|FlagNoAddr) != 0 || (n.link == nil && n.numSlots == 0) {
+				continue
+			}
+			n.gossiped = c.gossipSeq
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// drawGossip draws two nodes and takes the one with the newer news: the newer
+// it is, the longer it spares others a ping of their own. That a node is FAIL is
+// old news, and whoever has just come needs it.
+func (c *Core) drawGossip() *node {
+	a, b := c.rand.IntN(len(c.nodes)), c.rand.IntN(len(c.nodes))
+	if c.pongs[b] > c.pongs[a] && !c.plain && !(c.anyFailed && c.nodes[a].failed()) {
+		a = b
+	}
+	return c.nodes[a]
 }
 
 func (c *Core) putGossip(b []byte, n *node) {

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -59,13 +61,25 @@ func (c *Core) appendNode(b []byte, n *node, plainPort bool) []byte {
 		b = append(b, " disconnected"...)
 	}
 	b = append(b, slotText(n)...)
-	if n == c.myself && len(c.migrating)+len(c.importing) > 0 {
-		for s := range Slots {
-			if m := c.migrating[s]; m != nil {
-				b = fmt.Appendf(b, " [%d->-%s]", s, m.id)
-			} else if m := c.importing[s]; m != nil {
-				b = fmt.Appendf(b, " [%d-<-%s]", s, m.id)
-			}
+	if n == c.myself {
+		b = c.appendOpen(b)
+	}
+	return b
+}
+
+// appendOpen appends the open slots, in order. They are few, and this is written
+// with each change of one.
+func (c *Core) appendOpen(b []byte) []byte {
+	if len(c.migrating)+len(c.importing) == 0 {
+		return b
+	}
+	open := slices.AppendSeq(slices.Collect(maps.Keys(c.migrating)), maps.Keys(c.importing))
+	slices.Sort(open)
+	for _, s := range slices.Compact(open) {
+		if m := c.migrating[s]; m != nil {
+			b = fmt.Appendf(b, " [%d->-%s]", s, m.id)
+		} else if m := c.importing[s]; m != nil {
+			b = fmt.Appendf(b, " [%d-<-%s]", s, m.id)
 		}
 	}
 	return b

@@ -71,6 +71,7 @@ type Config struct {
 	AllowPubsubShardWhenDwn bool          // cluster-allow-pubsubshard-when-down
 	PingReplicaPeriod       time.Duration // repl-ping-replica-period
 	Debug                   bool          // loglevel debug: lines of level Debug are wanted
+	MinLevel                Level         // lines below it are not even made
 }
 
 // DefaultConfig are the defaults of Redis 7.0 for a node on port.
@@ -205,9 +206,6 @@ type TakeSlots struct {
 	// Epoch is the greatest epoch that From knew when it let go (or knows when
 	// it is asked again); 0: not told. Ours will be greater.
 	Epoch uint64
-	// Unsynced: the claim may be told before it is durable, since the caller can
-	// find out after a power cut that the slots were given to it.
-	Unsynced bool
 }
 
 // Shutdown says that the process is about to end in order: what is unsaved is

@@ -4,6 +4,7 @@
 //
 //	log.go         the log: a file, standard output, syslog
 //	tls.go         what the tls-* directives mean, for accepting and for connecting
+//	dial.go        connecting: source address, timeout, TLS
 //	listen.go      bind, port, unixsocket and the socket's own options
 //	supervise.go   systemd and upstart
 //	pidfile.go     the file with the process id

@@ -34,7 +34,6 @@ type nodesFile struct {
 	held       nodesText // nodes.conf as it is now, locked
 	copies     [3]nodesText
 	generation uint64     // of the last store
-	synced     uint64     // the last generation that is durable, as far as is known
 	must       uint64     // the last one of a store with sync
 	durable    *nodesText // the copy that is known to be; nil: none
 	last       *nodesText // the copy that was written last; nil: none
@@ -201,7 +200,6 @@ func (n *nodesFile) replace(text []byte) error {
 	if err := syncDir(n.fs, n.dir); err != nil {
 		return err
 	}
-	n.synced = n.generation
 	return nil
 }
 
@@ -260,7 +258,6 @@ func (n *nodesFile) syncSoon(w written) error {
 // isDurable notes what syncSoon has done. A copy that was written again
 // meanwhile may be anything.
 func (n *nodesFile) isDurable(w written) {
-	n.synced = max(n.synced, w.generation)
 	if w.copied.generation == w.generation {
 		n.durable = w.copied
 	}

@@ -237,27 +237,9 @@ func (x *transfers) take(p migratePeer, timeout time.Duration) (*migrateConn, er
 	if host, _, _ := net.SplitHostPort(p.addr); host == "" {
 		return nil, errors.New("no host") // and not this one
 	}
-	d := net.Dialer{Timeout: timeout}
-	if p.bind != "" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(p.bind)}
-	}
-	nc, err := d.Dial("tcp", p.addr)
+	nc, err := process.Dial(p.addr, p.bind, timeout, p.tls)
 	if err != nil {
 		return nil, err
-	}
-	if p.tls != nil {
-		t := tls.Client(nc, p.tls)
-		err := t.SetDeadline(time.Now().Add(timeout))
-		if err == nil {
-			err = t.Handshake()
-		}
-		if err == nil {
-			err = t.SetDeadline(time.Time{})
-		}
-		if err != nil {
-			return nil, errors.Join(err, nc.Close())
-		}
-		nc = t
 	}
 	return &migrateConn{Conn: nc, rd: bufio.NewReader(nc), db: -1}, nil
 }

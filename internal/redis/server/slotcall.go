@@ -53,25 +53,14 @@ type slotCall struct {
 	rd *resp.Reader
 }
 
-// dialSlots connects and authenticates.
+// dial connects and authenticates.
 func (p slotPeer) dial() (*slotCall, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	d := net.Dialer{Timeout: slotCallTimeout}
-	if p.bind != "" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(p.bind)}
-	}
-	nc, err := d.Dial("tcp", p.addr)
+	nc, err := process.Dial(p.addr, p.bind, slotCallTimeout, p.tls)
 	if err != nil {
 		return nil, err
-	}
-	if p.tls != nil {
-		conf := p.tls.Clone()
-		if conf.ServerName == "" && !conf.InsecureSkipVerify {
-			conf.ServerName, _, _ = net.SplitHostPort(p.addr)
-		}
-		nc = tls.Client(nc, conf)
 	}
 	c := &slotCall{nc: nc, rd: resp.NewReader(bufio.NewReaderSize(nc, 16<<10))}
 	if p.pass != "" {

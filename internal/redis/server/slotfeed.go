@@ -23,7 +23,6 @@ const (
 	feedPiece   = 64 << 10
 	feedTimeout = 10 * time.Second // for the target to take a chunk
 	nearCmds    = 512              // replies that may be outstanding when the handover begins
-	nearBytes   = 128 << 10        // and bytes of changes not yet sent
 )
 
 // slotFeed is one feed. Its goroutine sends; the engine adds.
@@ -44,6 +43,7 @@ type slotFeed struct {
 	made  atomic.Int64 // commands in snap and changes
 	extra int64        // commands that the goroutine has added
 	acked atomic.Int64 // replies
+	sent  atomic.Int64 // bytes
 
 	mu       sync.Mutex
 	call     *slotCall
@@ -154,6 +154,7 @@ func (s *Server) closeFeed(job string) {
 	if f := m.gives[job]; f != nil {
 		delete(m.gives, job)
 		f.stop()
+		s.postSlots(s.sentBy(f))
 	}
 	if t := m.takes[job]; t != nil {
 		delete(m.takes, job)
@@ -324,7 +325,8 @@ func (f *slotFeed) write(call *slotCall, b []byte) error {
 	if err := call.nc.SetWriteDeadline(time.Now().Add(feedTimeout)); err != nil {
 		return err
 	}
-	_, err := call.nc.Write(b)
+	n, err := call.nc.Write(b)
+	f.sent.Add(int64(n))
 	return err
 }
 
@@ -348,35 +350,6 @@ func (f *slotFeed) hear(call *slotCall) error {
 	}
 }
 
-// --- what the other end says ---
-
-func (s *Server) cmdSlotsFeed(c *command.Ctx) {
-	c.NoPropagate()
-	set, err := slot.ParseSet(string(c.Args[4]))
-	if err != nil || set.Empty() {
-		c.Err("ERR Invalid slots")
-		return
-	}
-	if s.persist.job != nil || s.ks.Snapshotting() {
-		c.Err("TRYAGAIN another snapshot is being taken")
-		return
-	}
-	s.stepCommand(c, slotmove.Feed{Job: string(c.Args[2]), Target: string(c.Args[3]), Slots: &set})
-}
-
-func (s *Server) cmdSlotsStream(c *command.Ctx) {
-	c.NoPropagate()
-	job := string(c.Args[2])
-	t := s.moves.takes[job]
-	if t == nil || t.stream != nil {
-		c.Err("ERR no such job waits for a feed")
-		return
-	}
-	t.stream = c.Client
-	c.Client.Flags |= command.FlagImport
-	s.stepCommand(c, slotmove.Fed{Job: job})
-}
-
 // slotStreamGone is the end of a connection that was a feed. The engine's lock
 // is held.
 func (s *Server) slotStreamGone(cl *command.Client) {
@@ -385,71 +358,6 @@ func (s *Server) slotStreamGone(cl *command.Client) {
 			t.stream = nil
 			s.postSlots(slotmove.Broken{Job: job, Why: "the source has closed the connection"})
 		}
-	}
-}
-
-// feedCommand is for commands that only a feed may send.
-func (s *Server) feedCommand(c *command.Ctx, in slotmove.Input) {
-	c.NoPropagate()
-	t := s.moves.takes[string(c.Args[2])]
-	if t == nil || t.stream != c.Client {
-		c.Err("ERR this connection does not feed the job")
-		return
-	}
-	s.stepCommand(c, in)
-}
-
-func (s *Server) cmdSlotsFollowing(c *command.Ctx) {
-	s.feedCommand(c, slotmove.Heard{Job: string(c.Args[2]), Following: true})
-}
-
-func (s *Server) cmdSlotsDrained(c *command.Ctx) {
-	s.countStaged()
-	s.feedCommand(c, slotmove.Drained{Job: string(c.Args[2])})
-}
-
-func (s *Server) cmdSlotsSynced(c *command.Ctx) {
-	c.NoPropagate()
-	job := string(c.Args[2])
-	f := s.moves.gives[job]
-	if f == nil {
-		c.Err("UNKNOWN no such job")
-		return
-	}
-	s.stepCommand(c, slotmove.Synced{Job: job})
-	poke(f.wake)
-}
-
-func (s *Server) cmdSlotsPrepared(c *command.Ctx) {
-	job := string(c.Args[2])
-	c.NoPropagate()
-	if s.moves.gives[job] == nil {
-		c.Err("UNKNOWN no such job")
-		return
-	}
-	s.stepCommand(c, slotmove.Prepared{Job: job})
-}
-
-func (s *Server) cmdSlotsCommit(c *command.Ctx) {
-	c.NoPropagate()
-	set, err := slot.ParseSet(string(c.Args[5]))
-	epoch, bad := strconv.ParseUint(string(c.Args[4]), 10, 64)
-	if err != nil || bad != nil || set.Empty() {
-		c.Err("ERR Invalid slots or epoch")
-		return
-	}
-	s.stepCommand(c, slotmove.Commit{Job: string(c.Args[2]), From: string(c.Args[3]), Epoch: epoch, Slots: &set})
-}
-
-func (s *Server) cmdSlotsAsk(c *command.Ctx) {
-	c.NoPropagate()
-	set, err := slot.ParseSet(string(c.Args[4]))
-	if err != nil || set.Empty() {
-		c.Err("ERR Invalid slots")
-		return
-	}
-	if s.replySlots(c, slotmove.Asked{Job: string(c.Args[2]), By: string(c.Args[3]), Slots: &set}) {
-		c.Int(int64(s.configEpoch()))
 	}
 }
 

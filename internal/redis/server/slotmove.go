@@ -1,11 +1,8 @@
 package server
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"strconv"
-	"strings"
 	"time"
 
 	"holdfast/internal/journal"
@@ -13,7 +10,6 @@ import (
 	"holdfast/internal/redis/cluster/slot"
 	"holdfast/internal/redis/command"
 	"holdfast/internal/redis/replication"
-	"holdfast/internal/redis/resp"
 	"holdfast/internal/redis/slotmove"
 )
 
@@ -118,6 +114,7 @@ func (s *Server) stepSlots(in slotmove.Input) {
 	for _, e := range s.moves.core.Step(time.Now(), in) {
 		s.carryOutSlots(e)
 	}
+	s.watchChanges()
 	if r, ok := in.(slotmove.Role); ok {
 		if r.Master {
 			s.tellGiven()
@@ -287,7 +284,6 @@ func (s *Server) carryOutSlots(e slotmove.Effect) {
 	case slotmove.Log:
 		s.log.Notice("%s", e.Text)
 	}
-	s.watchChanges()
 }
 
 // dropWhatIsBack deletes at once what is left of slots that this node serves, or
@@ -313,10 +309,6 @@ func (s *Server) writeMark(mark slotmove.Mark) {
 	}
 	s.e.Propagate(0, args...)
 	s.offsetMoved()
-	if conf := s.cluster.conf; mark.Kind == slotmove.MarkDone && conf.synced < conf.generation {
-		// Without the mark nobody would ask any more whose the slots are.
-		s.cluster.owed.persist, s.cluster.owed.sync = true, true
-	}
 	s.tellGiven()
 }
 
@@ -332,12 +324,11 @@ func (s *Server) tellGiven() {
 	s.stepUnsettled(cluster.GivenSlots{Slots: set})
 }
 
-// syncMark makes all that was written as durable here as appendfsync promises,
-// and lets the replicas have it, and tells the core. Under everysec what a power
-// cut takes is then of the last second, as ever: marks among it, so that the move
-// is undone, or done anew, by whoever has kept his. A replica that is connected must have it, since it may be the
-// next master; one that does not answer in time is as good as gone, but then
-// the move had better be tried later.
+// syncMark makes all that was written durable here, whatever appendfsync says: a
+// power cut that took a mark from one end of a move would leave keys on both. It
+// lets the replicas have it, and tells the core. A replica that is connected
+// must have it, since it may be the next master; one that does not answer in time
+// is as good as gone, but then the move had better be tried later.
 func (s *Server) syncMark(job string) {
 	pos, stream := s.streamEnd(), s.persist.stream
 	go func() {
@@ -346,17 +337,13 @@ func (s *Server) syncMark(job string) {
 		if err == nil {
 			there := make(chan bool, 1)
 			go func() { there <- s.awaitReplicas(pos, replicaPatience) }()
-			if s.persist.always.Load() {
-				err = stream.Sync(pos)
-			}
+			err = stream.Sync(pos)
 			if !<-there {
 				text = "a replica does not acknowledge"
 			}
 		}
 		if err != nil {
 			text = "the journal cannot be written: " + errnoText(err)
-		}
-		if err != nil {
 			s.e.Lock()
 			s.journalFailed(err)
 			s.e.Unlock()
@@ -465,7 +452,7 @@ func (s *Server) awaitReplicas(pos uint64, patience time.Duration) bool {
 // claimSlots makes this node the owner.
 func (s *Server) claimSlots(e slotmove.Claim) {
 	s.cluster.taken = nil
-	s.stepCluster(cluster.TakeSlots{Slots: e.Slots, From: e.From, Epoch: e.Epoch, Unsynced: !s.persist.always.Load()})
+	s.stepCluster(cluster.TakeSlots{Slots: e.Slots, From: e.From, Epoch: e.Epoch})
 	why := ""
 	switch t := s.cluster.taken; {
 	case t == nil:
@@ -586,201 +573,6 @@ func (s *Server) marks() string {
 		return ""
 	}
 	return s.moves.core.Table().String()
-}
-
-// slotJobs is the reply of STATUS.
-func (s *Server) slotJobs() []SlotJob {
-	out := []SlotJob{}
-	for _, j := range s.moves.core.Jobs() {
-		r := SlotJob{ID: j.ID, Role: "give", Peer: j.Peer, Slots: j.Slots.String(), Phase: string(j.Phase), Keys: j.Keys, Bytes: j.Bytes,
-			BeganMs: j.Began.UnixMilli(), PausedMs: j.Paused.Milliseconds(), Error: j.Error}
-		if j.Import {
-			r.Role = "import"
-		}
-		end := j.Ended
-		if end.IsZero() {
-			end = time.Now()
-		}
-		r.TookMs = end.Sub(j.Began).Milliseconds()
-		out = append(out, r)
-	}
-	return out
-}
-
-// SlotJob is a job as HOLDFAST.SLOTS STATUS shows it.
-type SlotJob struct {
-	ID       string `json:"id"`
-	Role     string `json:"role"` // import or give
-	Peer     string `json:"peer"` // node id of the other end
-	Slots    string `json:"slots"`
-	Phase    string `json:"phase"`
-	Keys     int64  `json:"keys"`
-	Bytes    int64  `json:"bytes"`
-	BeganMs  int64  `json:"began_ms"`
-	PausedMs int64  `json:"paused_ms"` // how long clients had to wait
-	TookMs   int64  `json:"took_ms"`
-	Error    string `json:"error,omitempty"`
-}
-
-// SlotReply is the whole reply.
-type SlotReply struct {
-	Jobs []SlotJob `json:"jobs"`
-}
-
-func (s *Server) slotCommands() []command.Spec {
-	if !s.cfg.ClusterEnabled {
-		return nil
-	}
-	const flags = command.Admin | command.NoMulti | command.NoAsyncLoading
-	sub := func(name string, arity int, flags command.Flag, run func(*command.Ctx)) *command.Spec {
-		return &command.Spec{Name: name, Arity: arity, Flags: flags, Run: run}
-	}
-	return []command.Spec{{Name: "holdfast.slots", Arity: -2, Sub: []*command.Spec{
-		sub("ask", 5, flags, s.cmdSlotsAsk),
-		sub("cancel", 3, flags, s.cmdSlotsCancel),
-		sub("commit", 6, flags, s.cmdSlotsCommit),
-		sub("drained", 3, flags, s.cmdSlotsDrained),
-		sub("feed", 5, flags, s.cmdSlotsFeed),
-		sub("following", 3, flags, s.cmdSlotsFollowing),
-		sub("help", 2, command.Loading|command.Stale, cmdSlotsHelp),
-		sub("import", -5, flags, s.cmdSlotsImport),
-		sub("mark", -4, command.Write|command.Loading|command.Stale, s.cmdSlotsMark),
-		sub("prepared", 3, flags, s.cmdSlotsPrepared),
-		sub("status", 2, command.Admin|command.Stale, s.cmdSlotsStatus),
-		sub("stream", 3, flags, s.cmdSlotsStream),
-		sub("synced", 3, flags, s.cmdSlotsSynced),
-	}}}
-}
-
-func cmdSlotsHelp(c *command.Ctx) {
-	c.Help(strings.Split(`CANCEL <job>
-    Give a move up, unless the slots have been given away already.
-IMPORT <node-id> <start slot> <end slot> [<start slot> <end slot> ...]
-    Take over the slots from <node-id>, with their keys and while they are
-    served, in the background; see STATUS. Returns the id of the job. Both ends
-    and their replicas must be Holdfast. An interrupted move ends by itself,
-    here or there.
-STATUS
-    Return the moves that run or have ended, as JSON.
-ASK, COMMIT, DRAINED, FEED, FOLLOWING, MARK, PREPARED, STREAM, SYNCED
-    What nodes say to each other.`, "\n")...)
-}
-
-// stepCommand hands an input to the core for a command, and replies.
-func (s *Server) stepCommand(c *command.Ctx, in slotmove.Input) {
-	if s.replySlots(c, in) {
-		c.OK()
-	}
-}
-
-// replySlots hands an input to the core, and replies the error when it is
-// refused.
-func (s *Server) replySlots(c *command.Ctx, in slotmove.Input) bool {
-	c.NoPropagate()
-	m := s.moves
-	if s.e.State.FailoverPause {
-		c.Err("TRYAGAIN writes are paused for a failover")
-		return false
-	}
-	s.settleMoves() // what came before
-	m.asked, m.answer = false, nil
-	s.stepSlots(in)
-	asked, answer := m.asked, m.answer
-	s.settleMoves()
-	switch {
-	case !asked || answer == nil:
-		return true
-	case answer.Retry:
-		c.Err("TRYAGAIN " + answer.Why)
-	case strings.HasPrefix(answer.Why, "UNKNOWN "):
-		c.Err(answer.Why)
-	default:
-		c.Err("ERR " + answer.Why)
-	}
-	return false
-}
-
-// slotRanges reads pairs of first and last slot.
-func slotRanges(c *command.Ctx, args [][]byte) (*slot.Set, bool) {
-	set := &slot.Set{}
-	if len(args)%2 != 0 {
-		c.Err("ERR slots are pairs of a first and a last one")
-		return nil, false
-	}
-	for i := 0; i < len(args); i += 2 {
-		first, ok1 := resp.ParseInt(args[i])
-		last, ok2 := resp.ParseInt(args[i+1])
-		if !ok1 || !ok2 || first < 0 || last >= slot.Count {
-			c.Err("ERR Invalid or out of range slot")
-			return nil, false
-		}
-		if first > last {
-			c.Errf("ERR start slot number %d is greater than end slot number %d", first, last)
-			return nil, false
-		}
-		set.AddRange(int(first), int(last))
-	}
-	return set, true
-}
-
-func (s *Server) cmdSlotsImport(c *command.Ctx) {
-	c.NoPropagate()
-	set, ok := slotRanges(c, c.Args[3:])
-	if !ok {
-		return
-	}
-	job := randomID()
-	if s.replySlots(c, slotmove.Import{Job: job, Source: string(bytes.ToLower(c.Args[2])), Slots: set}) {
-		c.BulkStr(job)
-	}
-}
-
-func (s *Server) cmdSlotsCancel(c *command.Ctx) {
-	s.stepCommand(c, slotmove.Cancel{Job: string(c.Args[2])})
-}
-
-func (s *Server) cmdSlotsStatus(c *command.Ctx) {
-	c.NoPropagate()
-	s.countStaged()
-	b, err := json.Marshal(SlotReply{s.slotJobs()})
-	if err != nil {
-		c.Err("ERR " + err.Error())
-		return
-	}
-	c.Bulk(b)
-}
-
-// countStaged tells the core how much has come of running imports.
-func (s *Server) countStaged() {
-	for _, j := range s.moves.core.Jobs() {
-		t := s.moves.takes[j.ID]
-		if t == nil || !j.Import {
-			continue
-		}
-		keys := 0
-		j.Slots.Each(func(n int) { keys += s.ks.CountKeysInSlot(n) })
-		s.stepSlots(slotmove.Heard{Job: j.ID, Keys: int64(keys), Bytes: t.received()})
-	}
-}
-
-// cmdSlotsMark is a mark in the stream of a master, or of the journal.
-func (s *Server) cmdSlotsMark(c *command.Ctx) {
-	c.NoPropagate()
-	if !c.Client.Has(command.FlagMaster | command.FlagReplay) {
-		c.Err("ERR MARK is part of the replication stream")
-		return
-	}
-	args := make([]string, len(c.Args)-2)
-	for i, a := range c.Args[2:] {
-		args[i] = string(a)
-	}
-	mark, err := slotmove.ParseMark(args)
-	if err != nil {
-		c.Err("ERR " + err.Error())
-		return
-	}
-	s.moves.core.Replay(mark)
-	c.OK()
 }
 
 // nodeAddr is where a node serves clients, as other nodes reach it.

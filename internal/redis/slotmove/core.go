@@ -91,6 +91,13 @@ type (
 	// Broken says that the feed of a job is gone, or could not be; or that what
 	// came could not be applied. Either side.
 	Broken struct{ Job, Why string }
+	// Sent says, at the source, how much has gone out: the keys that the slots
+	// have, and the commands and bytes of the feed. It may come late, for a job
+	// that is over.
+	Sent struct {
+		Job                   string
+		Keys, Commands, Bytes int64 // in all
+	}
 	// SnapshotSent says, at the source, that the snapshot is over.
 	SnapshotSent struct{ Job string }
 	// Synced says, at the source, that the target has the snapshot on its disk.
@@ -151,6 +158,7 @@ func (Fed) input()          {}
 func (Busy) input()         {}
 func (Heard) input()        {}
 func (Broken) input()       {}
+func (Sent) input()         {}
 func (SnapshotSent) input() {}
 func (Synced) input()       {}
 func (Near) input()         {}
@@ -291,28 +299,30 @@ type Job struct {
 	Peer        string
 	Slots       *slot.Set
 	Phase       Phase
-	Keys, Bytes int64 // staged so far; of imports
+	Keys, Bytes int64 // staged so far; of the source: sent so far
+	Commands    int64 // sent so far; of the source
 	Began       time.Time
 	Paused      time.Duration // how long writes had to wait; of the source
+	Ready       time.Duration // of that time, until the target was ready; of the source, if it was so in this life
+	Given       time.Duration // and from there until GIVEN was durable; the rest was for the target's claim
 	Ended       time.Time
 	Error       string
 
-	opened   bool             // the shell has connections for it
-	fed      bool             // there is a feed
-	dialing  bool             // or there may be one soon
-	held     time.Time        // since when clients wait; zero: they do not
-	steps    [2]time.Duration // the source's: of that time, until the target was ready, and until GIVEN was durable
-	linger   bool             // of DroppingIt: the keys are still there, in case that
-	syncing  bool             // a Sync is on its way
-	durable  bool             // of the source's Taking: the mark GIVEN is
-	heir     bool             // of the source's Taking: a former life, or another node, may have told the target
-	synced   bool             // the source's: the target's disk is not behind
-	prepared bool             // the source's: PREPARED has come; the target's: it was sent
-	asking   bool             // an Ask or Tell is on its way
-	refusing bool             // Refuse was told
-	claiming string           // the node whose slots we try to claim
-	tries    int              // of the feed
-	due      time.Time        // when something must have happened; zero: nothing
+	opened   bool      // the shell has connections for it
+	fed      bool      // there is a feed
+	dialing  bool      // or there may be one soon
+	held     time.Time // since when clients wait; zero: they do not
+	linger   bool      // of DroppingIt: the keys are still there, in case that
+	syncing  bool      // a Sync is on its way
+	durable  bool      // of the source's Taking: the mark GIVEN is
+	heir     bool      // of the source's Taking: a former life, or another node, may have told the target
+	synced   bool      // the source's: the target's disk is not behind
+	prepared bool      // the source's: PREPARED has come; the target's: it was sent
+	asking   bool      // an Ask or Tell is on its way
+	refusing bool      // Refuse was told
+	claiming string    // the node whose slots we try to claim
+	tries    int       // of the feed
+	due      time.Time // when something must have happened; zero: nothing
 }
 
 // Core decides for one server.
@@ -451,6 +461,8 @@ func (c *Core) about(in Input) {
 		if j := c.jobs[in.Job]; j != nil {
 			c.broken(j, in.Why)
 		}
+	case Sent:
+		c.sent(in)
 	case SnapshotSent:
 		if j := c.jobs[in.Job]; j != nil && !j.Import && j.Phase == Snapshots {
 			j.Phase = Following
@@ -746,6 +758,10 @@ func (c *Core) durable(j *Job, err string) {
 // commit is the source's word that the slots are ours.
 func (c *Core) commit(in Commit) {
 	j := c.jobs[in.Job]
+	if k := c.kept[in.Job]; k != nil && !c.Faults.ForgetUnheard {
+		// Who tells us has not heard our claim: others may not have, either.
+		k.due = c.now.Add(c.world.Linger())
+	}
 	if j == nil || !j.Import || j.Phase == DroppingIt {
 		// If the slots are not the asker's, we have claimed them, and more may have
 		// become of them since. Else we, or a master before us, have lost them.

@@ -44,6 +44,21 @@ func (c *Core) feed(in Feed) {
 	c.emit(Snapshot{j.ID, j.Peer, j.Slots})
 }
 
+// sent keeps how much has gone out, for STATUS.
+func (c *Core) sent(in Sent) {
+	j := c.jobs[in.Job]
+	if j == nil {
+		i := slices.IndexFunc(c.ended, func(j *Job) bool { return j.ID == in.Job })
+		if i < 0 {
+			return
+		}
+		j = c.ended[i]
+	}
+	if !j.Import {
+		j.Keys, j.Commands, j.Bytes = in.Keys, in.Commands, in.Bytes
+	}
+}
+
 // near begins the handover: nothing that is written from now on could reach
 // the target.
 func (c *Core) near(j *Job) {
@@ -75,7 +90,7 @@ func (c *Core) preparedBy(j *Job) {
 		return
 	}
 	j.prepared, j.Phase = true, Taking
-	j.steps[0] = c.now.Sub(j.held)
+	j.Ready = c.now.Sub(j.held)
 	c.hold(j, !c.Faults.NoReadHold)
 	c.mark(j, MarkGiven)
 	c.syncGiven(j)
@@ -111,7 +126,7 @@ func (c *Core) given(j *Job, err string) {
 		return
 	}
 	j.durable = true
-	j.steps[1] = c.now.Sub(j.held) - j.steps[0]
+	j.Given = c.now.Sub(j.held) - j.Ready
 	j.due = c.now.Add(askEvery)
 	if j.fed {
 		c.emit(SendCommit{j.ID})
@@ -272,19 +287,14 @@ func waited(j *Job) string {
 	}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	return fmt.Sprintf("; clients waited %.1f ms: %.1f until it had all of them, %.1f until that was written down here, %.1f for its claim",
-		ms(j.Paused), ms(j.steps[0]), ms(j.steps[1]), ms(j.Paused-j.steps[0]-j.steps[1]))
+		ms(j.Paused), ms(j.Ready), ms(j.Given), ms(j.Paused-j.Ready-j.Given))
 }
 
 // Holds reports whether the keys of a slot are a job's business, which deletes
 // them itself when it is time.
 func (c *Core) Holds(n int) bool {
-	for _, j := range c.jobs {
-		if j.Slots.Has(n) && (j.Phase == Taking || j.Phase == DroppingIt) {
-			return true
-		}
-	}
-	for _, j := range c.kept {
-		if j.Slots.Has(n) {
+	for _, r := range c.table.jobs {
+		if r.Slots.Has(n) {
 			return true
 		}
 	}

@@ -13,5 +13,6 @@ type Mutants struct {
 	AskPeer       bool // the target: asks the source although another node took its place
 	ForgetReady   bool // the target: no mark READY
 	ForgetClaim   bool // the target: no mark is kept once it has claimed
+	ForgetUnheard bool // the target: the mark is taken away although the source has not heard the claim
 	LeakFeed      bool // either: forgets connections that are about to be made
 }
