@@ -246,13 +246,20 @@ func (c *Ctx) WriteAs(key []byte, t keyspace.Type) (r keyspace.Ref, ok, bad bool
 // Changed says that the key was changed: its watchers' transactions will fail,
 // the event of the class is published, and the change counts as one.
 func (c *Ctx) Changed(class NotifyClass, event string, key []byte) {
-	c.E.Touched(c.DB, key)
+	c.Touched(key)
 	c.E.Notify(class, event, key, c.DB)
 	c.E.Dirty++
 }
 
 // Touched says that the key was changed, without event and count.
-func (c *Ctx) Touched(key []byte) { c.E.Touched(c.DB, key) }
+func (c *Ctx) Touched(key []byte) { c.touched(c.DB, key) }
+
+func (c *Ctx) touched(db *keyspace.DB, key []byte) {
+	if c.E.State.IsReplica {
+		c.E.noteOwn(db, c.Client, key)
+	}
+	c.E.Touched(db, key)
+}
 
 // Notify publishes a keyspace event.
 func (c *Ctx) Notify(class NotifyClass, event string, key []byte) {

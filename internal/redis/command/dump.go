@@ -123,7 +123,7 @@ var argAbsttl = []byte("ABSTTL")
 // does is to remove what it would have replaced.
 func (c *Ctx) restoredDead(key []byte) {
 	if c.Delete(key) {
-		c.Rewrite(delName(c.E.Cfg.LazyfreeLazyServerDel), key)
+		c.Rewrite(argDel, key)
 		c.Changed(NotifyGeneric, "del", key)
 	}
 	c.OK()

@@ -190,6 +190,9 @@ func (e *Engine) Release(c *Client) {
 	c.dropQueue()
 }
 
+// CountError counts an error reply that the shell makes itself.
+func (e *Engine) CountError(text string) { e.countError(text) }
+
 // countError counts an error reply by its code.
 func (e *Engine) countError(s string) {
 	e.Stat.ErrorReplies++

@@ -14,6 +14,10 @@ import (
 type expireState struct {
 	disabled bool // DEBUG SET-ACTIVE-EXPIRE 0
 	db       int  // where the cycle goes on
+
+	// own are the keys with an expiry that clients of a writable replica have
+	// made: its master does not know them, so that nobody else deletes them.
+	own map[watchKey]struct{}
 }
 
 // SetActiveExpire switches the cycle on or off (DEBUG SET-ACTIVE-EXPIRE).
@@ -124,12 +128,53 @@ func (e *Engine) propagateDeletion(db *keyspace.DB, key []byte, lazy bool) {
 	e.alsoPropagate(db.Index(), [][]byte{name, key})
 }
 
+// noteOwn remembers a key that a client of a writable replica has changed. cl is
+// who changes it.
+func (e *Engine) noteOwn(db *keyspace.DB, cl *Client, key []byte) {
+	if !e.State.IsReplica || e.State.ReadOnly || e.State.Loading || cl == nil || cl.Has(FlagMaster|FlagReplay|FlagImport) {
+		return
+	}
+	if r, ok := db.Find(key); ok && r.ExpireAt() >= 0 {
+		if e.expire.own == nil {
+			e.expire.own = make(map[watchKey]struct{})
+		}
+		e.expire.own[watchKey{db.Index(), string(key)}] = struct{}{}
+	}
+}
+
+// OwnExpires is how many keys of a writable replica the cycle looks after.
+func (e *Engine) OwnExpires() int { return len(e.expire.own) }
+
+// expireOwn deletes the keys of a writable replica whose time has come: up to a
+// bound in one run, in no order.
+func (e *Engine) expireOwn() {
+	looked := 0
+	for wk := range e.expire.own {
+		if looked++; looked > 1000 {
+			return
+		}
+		db := e.KS.DB(wk.db)
+		r, ok := db.Find([]byte(wk.key))
+		if ok && r.ExpireAt() >= 0 {
+			if !e.expired(r, nil) {
+				continue
+			}
+			e.deleteExpired(db, []byte(wk.key))
+		}
+		delete(e.expire.own, wk)
+	}
+}
+
 // ActiveExpire runs the expiry cycle of one run of a timer with the given
 // period, in nanoseconds of the engine's clock. As in Redis it takes at most a
 // quarter of the time, and 2 % more and a quarter more keys at once for each step
 // of active-expire-effort above 1. It returns whether expired keys are left.
 func (e *Engine) ActiveExpire(periodNs int64) (more bool) {
-	if e.expire.disabled || e.State.Loading || e.State.IsReplica || e.pausedNow() {
+	if e.expire.disabled || e.State.Loading || e.pausedNow() {
+		return false
+	}
+	if e.State.IsReplica {
+		e.expireOwn()
 		return false
 	}
 	effort := int64(e.Cfg.ActiveExpireEffort - 1)

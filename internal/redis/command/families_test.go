@@ -460,6 +460,13 @@ func TestRestoreOfAnExpiredValueRemovesTheOldOne(t *testing.T) {
 	if got := te.stream(); !slices.Equal(got, []string{"DEL k"}) {
 		t.Errorf("propagated %q", got)
 	}
+	te.Cfg.LazyfreeLazyServerDel = true
+	te.do("SET", "k", "v")
+	te.stream()
+	te.want("+OK", "RESTORE", "k", "1", payload, "ABSTTL", "REPLACE")
+	if got := te.stream(); !slices.Equal(got, []string{"DEL k"}) {
+		t.Errorf("with lazyfree-lazy-server-del, propagated %q", got)
+	}
 }
 
 func FuzzRestore(f *testing.F) {

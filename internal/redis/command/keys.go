@@ -113,7 +113,7 @@ func cmdCopy(c *Ctx) {
 func (c *Ctx) placed(db *keyspace.DB, key []byte) {
 	c.E.Notify(NotifyNew, "new", key, db)
 	c.E.SignalKey(db, key)
-	c.E.Touched(db, key)
+	c.touched(db, key)
 }
 
 func cmdDbsize(c *Ctx) {

@@ -49,3 +49,19 @@ func TestHistogramCountsCumulate(t *testing.T) {
 		t.Errorf("buckets hold %d of %d", sum, h.Total)
 	}
 }
+
+// The numbers of SLOWLOG go on while slowlog-max-len is 0 and nothing is kept.
+func TestSlowlogNumbersWhatItDoesNotKeep(t *testing.T) {
+	te := newTestEngine(t, 1)
+	te.Cfg.SlowlogLogSlowerThan, te.Cfg.SlowlogMaxLen = 0, 0
+	te.do("GET", "a")
+	te.do("GET", "b")
+	if n := len(te.Slow.Entries); n != 0 {
+		t.Fatalf("%d entries are kept", n)
+	}
+	te.Cfg.SlowlogMaxLen = 5
+	te.do("GET", "c")
+	if len(te.Slow.Entries) != 1 || te.Slow.Entries[0].ID != 2 {
+		t.Errorf("entries %+v, want one with the number 2", te.Slow.Entries)
+	}
+}

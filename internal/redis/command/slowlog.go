@@ -29,7 +29,11 @@ const (
 // slow enters a command that took usec microseconds, when that is slow.
 func (e *Engine) slow(c *Ctx, usec int64) {
 	limit := e.Cfg.SlowlogLogSlowerThan
-	if limit < 0 || usec < limit || c.Spec.Is(SkipSlowlog) || e.Cfg.SlowlogMaxLen == 0 || c.Client.Has(FlagReplay) {
+	if limit < 0 || usec < limit || c.Spec.Is(SkipSlowlog) || c.Client.Has(FlagReplay) {
+		return
+	}
+	if e.Cfg.SlowlogMaxLen == 0 {
+		e.Slow.next++ // entered and trimmed away
 		return
 	}
 	args := c.Args

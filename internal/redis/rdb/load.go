@@ -65,6 +65,9 @@ type Options struct {
 	Sanitize bool
 	// Progress is called with the number of bytes read, about every 64 KiB.
 	Progress func(read int64)
+	// OnEmpty is called for each key without elements, which is skipped. The key
+	// is valid during the call.
+	OnEmpty func(key []byte)
 }
 
 // Result is what Load says of a file that was read to its end.
@@ -295,6 +298,9 @@ func (d *decoder) loadKey(t Type, res *Result) error {
 	err = d.loadValue(t)
 	if errors.Is(err, ErrEmptyKey) && !d.begun {
 		res.EmptyKeys++
+		if d.opts.OnEmpty != nil {
+			d.opts.OnEmpty(d.name)
+		}
 		return nil
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -369,10 +370,38 @@ func TestEmptyCollectionsAreSkipped(t *testing.T) {
 	f.value(TypeHashListpack, "l", string(listpackOf())).value(TypeZsetListpack, "m", string(listpackOf()))
 	f.value(TypeString, "kept", "")
 	rec := newRecorder()
-	res, err := Load(bytes.NewReader(f.end()), rec, Options{})
+	skipped := ""
+	res, err := Load(bytes.NewReader(f.end()), rec, Options{OnEmpty: func(key []byte) { skipped += string(key) }})
 	if err != nil || res.EmptyKeys != 13 || res.Keys != 1 || len(rec.dbs[0]) != 1 {
 		t.Errorf("%+v, %v, keys %v", res, err, sortedKeys(rec.dbs[0]))
 	}
+	if skipped != "abcdefghijklm" {
+		t.Errorf("told of the empty keys %q", skipped)
+	}
+}
+
+// A zipmap is told pair by pair: its Visitor looks at the length of each.
+func TestZipmapComesInPairs(t *testing.T) {
+	long := strings.Repeat("x", 300)
+	f := newFile(3).raw(opSelectDB, 0).value(TypeHashZipmap, "z", string(zipmapOf(2, "f", "12", "-7", long)))
+	v := &pairsOnly{recorder: newRecorder()}
+	if _, err := Load(bytes.NewReader(f.end()), v, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"f", "12", "-7", long}; !slices.Equal(v.told, want) {
+		t.Errorf("told %q, want %q", v.told, want)
+	}
+}
+
+// pairsOnly is a Visitor that is to be told no blob.
+type pairsOnly struct {
+	*recorder
+	told []string
+}
+
+func (v *pairsOnly) Pair(field, val []byte) error {
+	v.told = append(v.told, string(field), string(val))
+	return v.recorder.Pair(field, val)
 }
 
 func TestLoadNamesWhatIsWrong(t *testing.T) {

@@ -153,6 +153,24 @@ func (d *decoder) pairs() error {
 	return nil
 }
 
+// zipmapPairs tells a zipmap that was converted to the sound listpack lp pair by
+// pair: unlike its successors' its lengths were never bounded by what Redis now
+// keeps in a listpack, so the Visitor is to choose the form.
+func (d *decoder) zipmapPairs(lp []byte, reason string) error {
+	if err := d.v.BeginCollection(KindHash, uint64(listpack.Len(lp)/2)); err != nil {
+		return err
+	}
+	for off := listpack.First(lp); off >= 0; off = listpack.Next(lp, off) {
+		d.field.packed = listpack.AppendValue(d.field.packed[:0], lp, off)
+		off = listpack.Next(lp, off)
+		d.value.packed = listpack.AppendValue(d.value.packed[:0], lp, off)
+		if err := d.told(d.v.Pair(d.field.packed, d.value.packed), reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (d *decoder) scorePairs(t Type) error {
 	n, err := d.beginCollection(KindZset)
 	if err != nil {
@@ -334,6 +352,9 @@ func (d *decoder) blob(t Type) error {
 	}
 	if err := d.begin(); err != nil {
 		return err
+	}
+	if t == TypeHashZipmap {
+		return d.zipmapPairs(s, reason)
 	}
 	if kind != KindList {
 		return d.told(d.v.Blob(kind, s), reason)

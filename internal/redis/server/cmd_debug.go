@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,7 +22,7 @@ import (
 
 func (s *Server) debugCommands() []command.Spec {
 	return []command.Spec{
-		{Name: "debug", Arity: -2, Flags: adminTime | command.Protected, Run: s.cmdDebug},
+		{Name: "debug", Arity: -2, Flags: adminTime | command.Protected, Run: s.debugCommand},
 	}
 }
 
@@ -79,7 +78,7 @@ var debugSubs = []debugSub{
 	{"structsize", 2, 2, debugStructsize},
 }
 
-func (s *Server) cmdDebug(c *command.Ctx) {
+func (s *Server) debugCommand(c *command.Ctx) {
 	c.NoPropagate()
 	for i := range debugSubs {
 		d := &debugSubs[i]
@@ -114,15 +113,17 @@ func debugNothing(_ *Server, c *command.Ctx) {
 // debugNumber takes a number that changes nothing here.
 // --- crashes ---
 
-func debugAssert(*Server, *command.Ctx) { panic("DEBUG ASSERT: assertion failed: 1 == 2") }
-func debugPanic(*Server, *command.Ctx)  { panic("called by Unittest or DEBUG PANIC") }
-func debugOOM(*Server, *command.Ctx)    { panic("DEBUG OOM: out of memory") }
-
-func debugSegfault(*Server, *command.Ctx) {
-	signal.Reset(syscall.SIGSEGV)
-	_ = syscall.Kill(os.Getpid(), syscall.SIGSEGV)
-	select {} // until the signal comes
+func debugAssert(s *Server, _ *command.Ctx) {
+	s.failAssertion("1 == 2", "DEBUG ASSERT: assertion failed: 1 == 2")
 }
+
+func debugPanic(s *Server, _ *command.Ctx) {
+	s.softwareFailure("called by Unittest or DEBUG PANIC")
+}
+
+func debugOOM(*Server, *command.Ctx) { panic("DEBUG OOM: out of memory") }
+
+func debugSegfault(s *Server, _ *command.Ctx) { s.dieBy(syscall.SIGSEGV) }
 
 // debugRestart is RESTART and CRASH-AND-RECOVER: the process becomes a new one
 // with the same arguments, after everything was saved, or as it is.
@@ -505,7 +506,7 @@ func (s *Server) listShape(r keyspace.Ref) string {
 		return true
 	})
 	return fmt.Sprintf(" ql_nodes:%d ql_avg_node:%.2f ql_listpack_max:%d ql_compressed:%d ql_uncompressed_size:%d",
-		nodes, float64(l.Len())/float64(nodes), s.cfg.ListMaxListpackSize, flag(s.cfg.ListCompressDepth > 0), total+7*nodes)
+		nodes, float64(l.Len())/float64(nodes), max(s.cfg.ListMaxListpackSize, -5), flag(s.cfg.ListCompressDepth > 0), total+7*nodes)
 }
 
 // nodeLimit is how many bytes and elements a list node may have.

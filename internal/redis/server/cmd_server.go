@@ -32,6 +32,7 @@ func (s *Server) serverCommands() []command.Spec {
 	rows = append(rows, s.memoryCommands()...)
 	rows = append(rows, s.latencyCommands()...)
 	rows = append(rows, s.aclCommands()...)
+	rows = append(rows, scriptingCommands()...)
 	return append(rows, moduleCommands...)
 }
 

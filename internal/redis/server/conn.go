@@ -204,7 +204,9 @@ func (c *conn) execute(buf []byte) (taken int, more bool) {
 
 func (c *conn) protocolError(err error, _ []byte) {
 	c.s.log.Verbose("Protocol error (%s) from client: addr=%s", err, c.cl.Addr)
-	c.cl.Buf = resp.AppendError(c.cl.Buf, "ERR "+err.Error())
+	text := "ERR " + err.Error()
+	c.s.e.CountError(text)
+	c.cl.Buf = resp.AppendError(c.cl.Buf, text)
 	c.closeLater(true)
 }
 
@@ -289,6 +291,10 @@ func (c *conn) class() int {
 // to count: those for which Redis has a buffer in each client.
 const uncountedOutput = 16 << 10
 
+// strangerOutput is how many bytes beyond those may wait for a client that has
+// not authenticated itself, although it has to.
+const strangerOutput = 1 << 10
+
 // checkOutputLimit closes a client that has used bytes of replies waiting, if
 // that is beyond what its class may have.
 func (c *conn) checkOutputLimit(bytes int64) {
@@ -301,7 +307,7 @@ func (c *conn) checkOutputLimit(bytes int64) {
 	if class != config.ClientReplica {
 		used -= min(used, uncountedOutput)
 	}
-	over := limit.Hard > 0 && used >= limit.Hard
+	over := limit.Hard > 0 && used >= limit.Hard || used > strangerOutput && c.s.e.State.RequirePass && !c.cl.Authenticated
 	if limit.Soft > 0 && used >= limit.Soft {
 		now := time.Now()
 		if c.softSince.IsZero() {
@@ -347,7 +353,7 @@ func (c *conn) keepRest(buf []byte, taken int, own bool) {
 	default:
 		c.in = append(c.in[:0], rest...)
 	}
-	c.sizes.room = max(c.sizes.room, cap(c.in))
+	c.sizes.room = max(c.sizes.room, cap(c.in), len(c.in)+claimedRoom(c.parser.Pending(len(c.in))))
 	if len(rest) > 0 || c.inSize != int64(cap(c.in)) || c.inPending != 0 {
 		c.noteInput()
 	}

@@ -62,6 +62,15 @@ func (b *buffers) shrinkRoom(input int, pending int64, idleMs int64) {
 // maxModelRoom bounds what a client's claim about an argument's length counts.
 const maxModelRoom = 1 << 30
 
+// claimedRoom is what Redis makes room for once it knows that pending bytes of
+// an argument are to come: all of it when the argument is a large one.
+func claimedRoom(pending int64) int {
+	if pending < roomShrinks {
+		return 0
+	}
+	return int(min(pending, maxModelRoom))
+}
+
 // resizeReply is the same for a reply buffer: half of it when less was in use,
 // twice as much when all was. It returns which.
 func (b *buffers) resizeReply(held int, nowMs, resetMs int64) (shrunk, grown bool) {

@@ -71,6 +71,23 @@ func TestHalfARequestIsCounted(t *testing.T) {
 	}
 }
 
+// Room for a large argument counts as soon as its length is known, before any
+// of it has come.
+func TestRoomForAnAnnouncedArgumentIsCounted(t *testing.T) {
+	for _, n := range []*node{ours(t, "--save", "", "--appendonly", "no"), genuineOrNil(t)} {
+		if n == nil {
+			continue
+		}
+		c := another(t, n, "announced")
+		if err := c.Raw([]byte("*3\r\n$3\r\nset\r\n$1\r\na\r\n$1000000\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "room for the argument", func() bool {
+			return clientField(n, "announced", "qbuf")+clientField(n, "announced", "qbuf-free") >= 1_000_000
+		})
+	}
+}
+
 // genuineOrNil is a genuine server, nil where none is installed.
 func genuineOrNil(t *testing.T) *node {
 	n := genuineOrOurs(t)

@@ -322,7 +322,7 @@ func (s *Server) infoPersistence(w *infoText) {
 		"current_cow_peak", 0, "current_cow_size", 0, "current_cow_size_age", 0)
 	w.f("current_fork_perc:%.2f", float64(done)*100/float64(max(total, 1)))
 	w.ints("current_save_keys_processed", done, "current_save_keys_total", total,
-		"rdb_changes_since_last_save", s.e.Dirty, "rdb_bgsave_in_progress", flag(s.savesAlready()), "rdb_last_save_time", p.lastSave.Unix())
+		"rdb_changes_since_last_save", s.e.Dirty, "rdb_bgsave_in_progress", flag(s.savesAlready() || s.repl.sync != nil), "rdb_last_save_time", p.lastSave.Unix())
 	w.f("rdb_last_bgsave_status:%s", okOrErr(!p.lastSaveFailed))
 	w.ints("rdb_last_bgsave_time_sec", p.lastBgsaveSec, "rdb_current_bgsave_time_sec", max(s.jobAge("dump"), s.jobAge("sync")), "rdb_saves", p.saves,
 		"rdb_last_cow_size", 0, "rdb_last_load_keys_expired", p.expiredKeys, "rdb_last_load_keys_loaded", p.loadedKeys,
@@ -385,7 +385,7 @@ func (s *Server) infoStats(w *infoText) {
 		"total_eviction_exceeded_time", (e.EvictionExceededUs+exceeded)/1000, "current_eviction_exceeded_time", exceeded/1000,
 		"keyspace_hits", e.KeyspaceHits, "keyspace_misses", e.KeyspaceMisses,
 		"pubsub_channels", channels, "pubsub_patterns", patterns, "pubsubshard_channels", shard)
-	w.ints("latest_fork_usec", 0, "total_forks", 0, "migrate_cached_sockets", s.migrate.kept(), "slave_expires_tracked_keys", 0)
+	w.ints("latest_fork_usec", 0, "total_forks", 0, "migrate_cached_sockets", s.migrate.kept(), "slave_expires_tracked_keys", s.e.OwnExpires())
 	defragTotal, defragNow := s.defragTimes()
 	d := &s.cron.defrag
 	w.ints("active_defrag_hits", d.hits, "active_defrag_misses", d.misses, "active_defrag_key_hits", d.hits, "active_defrag_key_misses", d.misses,

@@ -382,6 +382,11 @@ func (l *loop) commit() (quit bool) {
 	if err != nil {
 		s.refuseReplies(l.ready, err)
 	}
+	// Replicas come before clients: when the process is killed right behind a
+	// reply, the write is in a replica's socket.
+	if len(l.replicas) > 0 {
+		l.pumpReplicas(false)
+	}
 	for i, c := range l.ready {
 		l.ready[i] = nil
 		if !c.gone {
@@ -390,14 +395,14 @@ func (l *loop) commit() (quit bool) {
 	}
 	l.ready = l.ready[:0]
 	if len(l.replicas) > 0 {
-		l.pumpReplicas()
+		l.pumpReplicas(true)
 	}
 	return quit
 }
 
-// flush writes what the socket takes.
+// flush writes what the socket takes; nothing to who is to be closed at once.
 func (l *loop) flush(c *conn) {
-	for share := flushShare; c.outPos < len(c.out) && share > 0; {
+	for share := flushShare; c.outPos < len(c.out) && share > 0 && c.ending != closeNow; {
 		n, err := writeFD(c.fd, c.out[c.outPos:])
 		if n > 0 {
 			c.outPos += n

@@ -15,10 +15,9 @@ import (
 
 // oomScore is what became of oom-score-adj. Under the engine's lock.
 type oomScore struct {
-	known bool
-	base  int // the process's score before it was touched
-	set   int // what was written last
-	ours  bool
+	known bool // switched on: base is known
+	base  int  // the process's score before it was touched
+	set   int  // what was written last
 }
 
 const oomScoreFile = "/proc/self/oom_score_adj"
@@ -40,10 +39,12 @@ func (s *Server) registerOOMScore() {
 }
 
 // applyOOMScore writes the score that configuration and role ask for, when it
-// is another one than before.
+// is another one than before. What the score is relative to, and goes back to, is
+// what it was when the directive was last switched on.
 func (s *Server) applyOOMScore() error {
 	o := &s.oom
-	if s.cfg.OOMScoreAdj == config.OOMScoreAdjNo && !o.ours {
+	off := s.cfg.OOMScoreAdj == config.OOMScoreAdjNo
+	if off && !o.known {
 		return nil
 	}
 	if !o.known {
@@ -57,19 +58,19 @@ func (s *Server) applyOOMScore() error {
 		o.known, o.set = true, o.base
 	}
 	want := o.base
-	if s.cfg.OOMScoreAdj != config.OOMScoreAdjNo {
+	if !off {
 		want = s.cfg.OOMScoreAdjValues[flag(s.repl.isReplica.Load())]
 		if s.cfg.OOMScoreAdj == config.OOMScoreAdjRelative {
 			want += o.base
 		}
 		want = min(max(want, -1000), 1000)
 	}
-	if want == o.set {
-		return nil
+	if want != o.set {
+		if err := os.WriteFile(oomScoreFile, []byte(strconv.Itoa(want)), 0); err != nil {
+			return err
+		}
+		o.set = want
 	}
-	if err := os.WriteFile(oomScoreFile, []byte(strconv.Itoa(want)), 0); err != nil {
-		return err
-	}
-	o.set, o.ours = want, true
+	o.known = !off
 	return nil
 }

@@ -456,18 +456,36 @@ func (s *Server) loadRDB(r io.Reader, keepExpired bool) (rdbFacts, error) {
 		s.persist.loadDone.Store(n)
 		s.yieldNow()
 	}
-	res, err := rdb.Load(r, s.paced(l), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress})
+	res, err := rdb.Load(r, s.paced(l), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: progress, OnEmpty: s.noteEmpty()})
 	if err == nil && s.stopped() {
 		err = errStopped
 	}
 	s.persist.loadedKeys, s.persist.expiredKeys = l.Loaded, l.Expired
 	if err == nil {
 		if res.NoChecksum && s.cfg.RDBChecksum {
-			s.log.Notice("RDB file was saved with checksum disabled: no check performed.")
+			s.log.Warning("RDB file was saved with checksum disabled: no check performed.")
 		}
-		s.log.Notice("Done loading RDB, keys loaded: %d, keys expired: %d.", l.Loaded, l.Expired)
+		s.noteLoaded(l, res)
 	}
 	return facts, err
+}
+
+// noteEmpty returns what logs the first empty keys of a load.
+func (s *Server) noteEmpty() func(key []byte) {
+	n := 0
+	return func(key []byte) {
+		if n++; n <= 10 {
+			s.log.Warning("rdbLoadObject skipping empty key: %s", key)
+		}
+	}
+}
+
+func (s *Server) noteLoaded(l *keyspace.Loader, res rdb.Result) {
+	if res.EmptyKeys > 0 {
+		s.log.Warning("Done loading RDB, keys loaded: %d, keys expired: %d, empty keys skipped: %d.", l.Loaded, l.Expired, res.EmptyKeys)
+		return
+	}
+	s.log.Notice("Done loading RDB, keys loaded: %d, keys expired: %d.", l.Loaded, l.Expired)
 }
 
 // paced is l, slowed down by key-load-delay.
@@ -664,13 +682,13 @@ func (s *Server) startBgsave() error {
 func tempDump() string { return fmt.Sprintf("temp-%d.rdb", pid()) }
 
 func (s *Server) saveFailed(err error) {
-	s.persist.lastSaveFailed = true
-	if why := canceled(""); errors.As(err, &why) {
-		s.log.Warning("Background saving terminated: %s", why)
-	} else {
-		s.logSaveError(err)
-		s.log.Warning("Background saving error")
+	if why := canceled(""); errors.As(err, &why) { // nothing is wrong
+		s.log.Warning("Background saving terminated by signal 10")
+		return
 	}
+	s.persist.lastSaveFailed = true
+	s.logSaveError(err)
+	s.log.Warning("Background saving error")
 	s.updateDiskError()
 }
 
@@ -699,15 +717,11 @@ func (s *Server) saveNow() error {
 	t, err := newFileTarget(s.fs, s.cfg.Dir, tempDump(), s.cfg.DBFilename, s.cfg.RDBSaveIncrementalFsync)
 	if err != nil {
 		s.log.Warning("%s", err)
-		s.persist.lastSaveFailed = true
-		s.updateDiskError()
 		return err
 	}
 	j := s.startSnapshot("dump", t, func(*snapshotJob, error) {})
 	if err := j.runToEnd(); err != nil {
 		s.logSaveError(err)
-		s.persist.lastSaveFailed = true
-		s.updateDiskError()
 		return err
 	}
 	s.log.Notice("DB saved on disk")

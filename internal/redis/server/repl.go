@@ -186,6 +186,7 @@ func (s *Server) becomeReplica(master config.ReplicaOf, forced bool) {
 	s.e.UnblockAllForRoleChange()
 	s.cfg.ReplicaOf = master
 	s.repl.isReplica.Store(true)
+	_ = s.applyOOMScore() // cron tries again
 	s.slotRole()
 	s.repl.forced = forced
 	s.repl.downSince = time.Now()
@@ -209,6 +210,7 @@ func (s *Server) becomeMaster() {
 	s.stopLink()
 	s.cfg.ReplicaOf = config.ReplicaOf{}
 	s.repl.isReplica.Store(false)
+	_ = s.applyOOMScore() // cron tries again
 	s.repl.forced = false
 	s.repl.linkState = linkNone
 	// The replicas must learn the new id; they continue at once.

@@ -218,7 +218,12 @@ func (t *transfer) receive() error {
 		if errors.Is(err, io.EOF) {
 			break
 		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			t.l.broken = true
+			return linkErrorf("I/O error trying to sync with MASTER: connection lost")
+		}
 		if err != nil {
+			t.l.broken = true
 			return readError(err, silentBulk, "I/O error trying to sync with MASTER: %s")
 		}
 	}
@@ -317,6 +322,7 @@ func (t *transfer) load() error {
 	}
 	if err != nil {
 		if t.swap {
+			s.log.Notice("MASTER <-> REPLICA sync: Discarding temporary DB in background")
 			_ = into.Close()
 		} else {
 			s.ks.Flush(-1, false)
@@ -366,22 +372,47 @@ func (t *transfer) loadInto(ks *keyspace.Keyspace) error {
 	if t.small != nil {
 		in = bytes.NewReader(t.small) // the lock stays ours
 	}
-	_, err := rdb.Load(in, s.paced(ld), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store})
+	res, err := rdb.Load(in, s.paced(ld), rdb.Options{SkipChecksum: !s.cfg.RDBChecksum, Progress: s.persist.loadDone.Store, OnEmpty: s.noteEmpty()})
 	if err == nil && t.parse {
 		err = t.drain(src)
 	}
 	err = errors.Join(err, done())
 	if err != nil {
-		return linkErrorf("Failed trying to load the MASTER synchronization DB: %s", err)
+		return t.loadFailed(err)
 	}
 	s.persist.loadedKeys = ld.Loaded
-	s.log.Notice("Done loading RDB, keys loaded: %d, keys expired: %d.", ld.Loaded, ld.Expired)
+	s.noteLoaded(ld, res)
 	if t.file != nil {
 		s.e.Unlock()
 		err = t.seal()
 		s.e.Lock()
 	}
 	return err
+}
+
+// loadFailed logs what is wrong with the snapshot in the words of Redis. What ends
+// early while it comes is the connection's fault.
+func (t *transfer) loadFailed(err error) error {
+	s := t.l.s
+	var bad *rdb.Error
+	short := !errors.As(err, &bad) || errors.Is(bad, rdb.ErrShortRead)
+	at, what := t.l.syncRead.Load(), "Unexpected EOF reading RDB file"
+	if bad != nil {
+		at = bad.Offset
+	}
+	switch {
+	case short && t.parse:
+		t.l.broken = true
+		s.log.Warning("Short read or OOM loading DB. Unrecoverable error, aborting now.")
+		s.log.Warning("Internal error in RDB reading offset %d -> %s. Failure loading rdb format from socket, assuming connection error, resuming operation.", at, what)
+	case bad != nil:
+		s.log.Warning("Internal error in RDB reading offset %d -> %s", at, bad.Reason)
+	}
+	from := ""
+	if t.parse {
+		from = " from socket"
+	}
+	return linkErrorf("Failed trying to load the MASTER synchronization DB%s: %s", from, err)
 }
 
 // drain reads what is left of the transfer behind the snapshot: its mark.

@@ -351,8 +351,10 @@ func (s *Server) rousePumps() {
 	}
 }
 
-// pumpReplicas sends to the replicas of a loop what the journal has.
-func (l *loop) pumpReplicas() {
+// pumpReplicas sends to the replicas of a loop what the journal has; or, with
+// snapshots set, what those get that are not at the stream yet: no reply waits
+// for a snapshot.
+func (l *loop) pumpReplicas(snapshots bool) {
 	for i := 0; i < len(l.replicas); {
 		c := l.replicas[i]
 		if c.gone {
@@ -362,7 +364,7 @@ func (l *loop) pumpReplicas() {
 			l.pumps.Add(-1)
 			continue
 		}
-		if !c.want {
+		if !c.want && c.replica.sending() == snapshots {
 			l.flush(c)
 		}
 		i++
@@ -384,6 +386,9 @@ func (s *Server) linksCron(now time.Time) {
 	for _, l := range s.repl.links {
 		silent := time.Duration(monotonic() - l.sent.Load())
 		switch {
+		case l.overtaken(s.persist.stream):
+			s.log.Warning("Client %s scheduled to be closed ASAP for overcoming of output buffer limits.", l.c.describeLocked())
+			l.c.closeLater(false)
 		case l.rep.State == replication.WaitStart, l.rep.State == replication.WaitEnd && l.job != nil && !l.job.sockets:
 			// The replica would give up while the snapshot is prepared.
 			l.tell("\n")
@@ -397,6 +402,13 @@ func (s *Server) linksCron(now time.Time) {
 			l.c.closeLater(false)
 		}
 	}
+}
+
+// overtaken reports whether what the replica needs next is not kept any more: it
+// would get its snapshot in vain.
+func (l *replicaLink) overtaken(st journal.Stream) bool {
+	at, held := l.holds()
+	return held && st != nil && at < st.FirstPos()
 }
 
 func (l *replicaLink) sending() bool {

@@ -81,6 +81,7 @@ type masterLink struct {
 	r       *bufio.Reader
 	about   replication.Facts // what the master says about its history
 	oldSync bool              // the master only knows SYNC: nothing is acknowledged
+	broken  bool              // the connection broke while the snapshot came
 
 	lastIO    atomic.Int64  // monotonic
 	readPos   atomic.Uint64 // stream position behind what was read
@@ -148,12 +149,13 @@ func (l *masterLink) idleSeconds(time.Time) int64 {
 func (l *masterLink) run() {
 	for {
 		began := time.Now()
+		l.broken = false
 		err := l.once()
 		if l.over() {
 			return
 		}
 		wait := retryPeriod
-		if time.Since(began) > 2*retryPeriod {
+		if time.Since(began) > 2*retryPeriod || l.broken {
 			wait = 0 // it had been up: try again at once
 		}
 		if !l.lost(err) {
@@ -203,7 +205,7 @@ func (l *masterLink) lost(err error) bool {
 	var down linkError
 	if errors.As(err, &down) {
 		s.log.Warning("%s", string(down))
-		if down == silentMaster || down == silentBulk {
+		if down == silentMaster || down == silentBulk || l.broken {
 			s.log.Notice("Reconnecting to MASTER %s:%d after failure", l.master.Host, l.master.Port)
 		}
 	}
@@ -332,28 +334,16 @@ func cause(err error) error {
 }
 
 func (l *masterLink) dial(f linkFacts) (net.Conn, error) {
-	d := net.Dialer{Timeout: f.timeout}
-	if f.bind != "" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(f.bind)}
+	var conf *tls.Config
+	if f.tls {
+		var err error
+		if conf, err = process.ClientTLS(l.s.cfg); err != nil {
+			return nil, err
+		}
 	}
-	nc, err := d.Dial("tcp", l.addr)
+	nc, err := process.Dial(l.addr, f.bind, f.timeout, conf)
 	if err != nil {
 		return nil, err
-	}
-	if f.tls {
-		conf, err := process.ClientTLS(l.s.cfg)
-		if err == nil {
-			t := tls.Client(nc, conf)
-			_ = t.SetDeadline(time.Now().Add(f.timeout))
-			err = t.Handshake()
-			_ = t.SetDeadline(time.Time{})
-			if err == nil {
-				nc, err = t, nil
-			}
-		}
-		if err != nil {
-			return nil, errors.Join(err, nc.Close())
-		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

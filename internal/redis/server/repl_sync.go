@@ -23,7 +23,13 @@ type syncJob struct {
 	sockets bool
 	feed    *bulkFeed // of sockets
 	name    string    // file in dir, when it is not for sockets
+	made    bool      // the feed is whole, but replicas still read it
+	got     []*replicaLink
 }
+
+// errUseless is why a snapshot is given up that nobody waits for: in the words of
+// Redis, whose child process gets this signal.
+const errUseless = canceled("by signal 10")
 
 // syncCron begins a snapshot when replicas wait for one and its time has come.
 // The engine's lock is held, no command is half executed.
@@ -32,10 +38,7 @@ func (s *Server) syncCron(now time.Time) {
 		return
 	}
 	if y := s.repl.sync; y != nil {
-		if y.sockets && !s.anyWaitsFor(y) {
-			s.log.Notice("Diskless rdb transfer, last replica dropped, killing fork child.")
-			y.job.cancel("the last replica is gone")
-		}
+		s.lookAfterSync(y)
 		return
 	}
 	if s.persist.job != nil || s.e.State.Loading {
@@ -48,6 +51,38 @@ func (s *Server) syncCron(now time.Time) {
 	if target != replication.TargetNone {
 		s.startSync(target == replication.TargetSockets)
 	}
+}
+
+// lookAfterSync ends a snapshot that all replicas have, or that none waits for
+// any more; one to the disk only if it is of no use otherwise.
+func (s *Server) lookAfterSync(y *syncJob) {
+	switch {
+	case s.anyWaitsFor(y):
+	case y.sockets && s.have(y) == 0:
+		s.log.Warning("Diskless rdb transfer, last replica dropped, killing fork child.")
+		if y.made {
+			s.socketSyncDone(y, errUseless)
+		} else {
+			y.job.cancel(errUseless)
+		}
+	case y.sockets:
+		s.repl.sync = nil
+		s.log.Notice("Diskless rdb transfer, done reading from pipe, %d replicas still up.", s.have(y))
+		s.log.Notice("Background RDB transfer terminated with success")
+	case len(s.cfg.SavePoints) == 0:
+		y.job.cancel(errUseless)
+	}
+}
+
+// have counts the replicas that have read a feed and are still there.
+func (s *Server) have(y *syncJob) int {
+	n := 0
+	for _, l := range y.got {
+		if !l.c.closed {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Server) anyWaitsFor(y *syncJob) bool {
@@ -172,17 +207,22 @@ func (s *Server) diskSyncDone(y *syncJob, err error) {
 	}
 }
 
-// socketSyncDone: the feed is whole, or it failed. The replicas that have read
-// it to its end are told so by bulkSent.
+// socketSyncDone: the feed is whole, or it failed. It is over when all replicas
+// have read it to its end, of which bulkSent tells.
 func (s *Server) socketSyncDone(y *syncJob, err error) {
-	s.repl.sync = nil
-	if err != nil {
-		s.log.Warning("Background transfer error: %s", err)
-		s.dropWaiting(y)
+	if err == nil {
+		y.made = true
+		s.rousePumps()
 		return
 	}
-	s.log.Notice("Background RDB transfer terminated with success")
-	s.rousePumps()
+	s.repl.sync = nil
+	if why := canceled(""); errors.As(err, &why) {
+		s.log.Warning("Background transfer terminated %s", why)
+	} else {
+		s.log.Warning("Background transfer error")
+		s.log.Warning("Sending the data to the replicas: %s", err)
+	}
+	s.dropWaiting(y)
 }
 
 // dropWaiting closes the links that wait for y, or, for nil, to begin.
@@ -202,8 +242,14 @@ func (s *Server) bulkSent(l *replicaLink) {
 	if l.c.closed || l.job == nil {
 		return
 	}
-	sockets := l.job.sockets
+	y := l.job
 	l.job = nil
+	if y.sockets {
+		y.got = append(y.got, l)
+		if s.repl.sync == y {
+			s.lookAfterSync(y)
+		}
+	}
 	now := time.Now()
 	l.rep.AckedTime = now
 	if l.rep.RDBOnly {
@@ -212,7 +258,7 @@ func (s *Server) bulkSent(l *replicaLink) {
 		return
 	}
 	l.rep.State = replication.Online
-	if sockets && !l.rep.PrePSYNC {
+	if y.sockets && !l.rep.PrePSYNC {
 		s.log.Notice("Streamed RDB transfer with replica %s succeeded (socket). Waiting for REPLCONF ACK from slave to enable streaming", l.name())
 	} else {
 		s.log.Notice("Synchronization with replica %s succeeded", l.name())

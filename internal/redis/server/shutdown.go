@@ -35,7 +35,7 @@ func (s *Server) HandleSignals(ctx context.Context) func() {
 	// A terminal or a pipe that goes away does not take the server with it.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ch := make(chan os.Signal, 4)
-	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(ch, syscall.SIGINT, syscall.SIGTERM, syscall.SIGABRT)
 	done := make(chan struct{})
 	go func() {
 		for {
@@ -45,6 +45,9 @@ func (s *Server) HandleSignals(ctx context.Context) func() {
 			case <-ctx.Done():
 				return
 			case sig := <-ch:
+				if sig == syscall.SIGABRT {
+					s.dieBy(syscall.SIGABRT)
+				}
 				if s.signalled.Swap(true) {
 					// The lock may be held for long, by a save for example, and
 					// who insists does not want to wait for it.

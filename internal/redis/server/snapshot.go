@@ -331,8 +331,8 @@ func (j *snapshotJob) runToEnd() error {
 }
 
 // cancel ends a running snapshot. The engine's lock is held.
-func (j *snapshotJob) cancel(why string) {
-	j.fail(canceled(why))
+func (j *snapshotJob) cancel(why canceled) {
+	j.fail(why)
 	j.snap.Abort()
 	<-j.finished
 	j.s.jobOver(j)

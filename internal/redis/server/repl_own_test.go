@@ -1,0 +1,26 @@
+package server_test
+
+import "testing"
+
+// Keys that clients give a writable replica expire there: its master, which
+// deletes all others, does not know them.
+func TestWritableReplicaExpiresItsOwnKeys(t *testing.T) {
+	t.Parallel()
+	m, r := ours(t), ours(t, "--replica-read-only", "no")
+	m.do("SET", "theirs", "x", "PX", "600")
+	r.replicate(m)
+	r.linked()
+	m.do("DEBUG", "SET-ACTIVE-EXPIRE", "0")
+	for _, args := range [][]string{{"SET", "a", "1", "PX", "500"}, {"PSETEX", "b", "500", "1"}, {"SET", "c", "1"}, {"PEXPIRE", "c", "500"},
+		{"COPY", "a", "d"}, {"SET", "stays", "1", "PX", "500"}, {"PERSIST", "stays"}} {
+		r.do(args...)
+	}
+	if got := r.info("slave_expires_tracked_keys"); got != "5" {
+		t.Errorf("%s keys are looked after, want 5", got)
+	}
+	eventually(t, "only what the master has, and what does not expire, is left", func() bool { return r.do("DBSIZE").Int == 2 })
+	if got := r.info("expired_keys"); got != "4" {
+		t.Errorf("%s keys have expired, want 4", got)
+	}
+	eventually(t, "nothing is looked after any more", func() bool { return r.info("slave_expires_tracked_keys") == "0" })
+}
