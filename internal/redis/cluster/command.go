@@ -485,6 +485,7 @@ func (c *Core) reset(hard bool) {
 	me := c.myself
 	if me.isReplica() {
 		c.setMasterRole(me)
+		me.heirOf = nil
 		c.following = followed{}
 		c.emit(Promote{})
 		c.emit(EmptyData{})

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 )
@@ -251,7 +252,12 @@ func (c *Core) onRole(n *node, p packet) {
 		return
 	}
 	if p.noMaster() {
-		c.setMasterRole(n)
+		if n.isReplica() {
+			c.setMasterRole(n)
+			if bytes.Equal(p.slots(), zeroSlots[:]) {
+				n.heirOf = nil // it was reset, and took nobody's place
+			}
+		}
 		return
 	}
 	if n.isMaster() {
