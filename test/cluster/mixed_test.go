@@ -290,7 +290,9 @@ func TestCliAdministersOurNodes(t *testing.T) {
 		t.Errorf("call: %s", out)
 	}
 	cli(t, "--cluster", "reshard", first.addr(), "--cluster-from", first.id(), "--cluster-to", nodes[1].id(), "--cluster-slots", "200", "--cluster-yes")
+	settled(t, nodes) // who did not take part hears of the last slot a moment later, and rebalance wants agreement
 	cli(t, "--cluster", "rebalance", first.addr(), "--cluster-threshold", "1")
+	settled(t, nodes)
 	added := launch(t, true, t.TempDir(), freePort(t), "--cluster-node-timeout", "8000")
 	cli(t, "--cluster", "add-node", added.addr(), first.addr())
 	settled(t, append(nodes, added))
