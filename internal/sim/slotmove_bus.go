@@ -490,11 +490,6 @@ func (n *mNode) gotVote(m int, epoch uint64) {
 	n.w.tracef("n%d is elected in epoch %d in place of n%d", n.idx, epoch, m)
 	n.w.check.promoted(n, n.w.nodes[m])
 	n.becomeMaster()
-	for i, o := range v.owner { // what the old master did not live to drop
-		if o != none && o != n.idx {
-			n.dropKeys(i)
-		}
-	}
 	n.afterHearing(before)
 	n.broadcast()
 }

@@ -423,19 +423,6 @@ func (c *Core) win() {
 	c.replaceMaster()
 }
 
-// dropForeign deletes the keys of slots that our master lost and did not live to
-// delete: others own them, and nobody would ever again.
-func (c *Core) dropForeign() {
-	if c.plain {
-		return
-	}
-	for s := range Slots {
-		if o := c.owner(s); o != nil && o != c.myself && c.importing[s] == nil && c.host.CountKeysInSlot(s) > 0 {
-			c.lostSlots = append(c.lostSlots, s)
-		}
-	}
-}
-
 // replaceMaster takes our master's slots. The new config epoch is set.
 func (c *Core) replaceMaster() {
 	me, old := c.myself, c.myself.master
@@ -453,7 +440,6 @@ func (c *Core) replaceMaster() {
 	c.election = election{}
 	c.following = followed{}
 	c.emit(Promote{})
-	c.dropForeign()
 	c.todo |= todoSave | todoSync
 	c.updateState()
 	c.pongAll()
