@@ -137,7 +137,7 @@ func (s seats) place(id []byte) int {
 	return int(h>>40) & (len(s) - 1) &^ 1
 }
 
-// fit makes the table large enough for n nodes.
+// fitSeats makes the table large enough for n nodes.
 func (c *Core) fitSeats() {
 	size := max(len(c.seats), minSeats)
 	for size < 4*len(c.nodes) && size < maxSeats {

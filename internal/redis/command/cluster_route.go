@@ -339,11 +339,7 @@ func (e *Engine) blockedElsewhere(b *Block) string {
 
 // FlushEverything empties the keyspace and tells the replicas. The lock is held.
 func (e *Engine) FlushEverything() {
-	for i := range e.KS.NumDB() {
-		e.TouchedAll(e.KS.DB(i), nil)
-		e.Dirty += int64(e.KS.DB(i).Len())
-	}
-	e.KS.Flush(-1, e.Cfg.LazyfreeLazyUserFlush)
+	e.Dirty += e.Empty(e.Cfg.LazyfreeLazyUserFlush)
 	e.Propagate(0, []byte("FLUSHALL"))
 }
 

@@ -145,6 +145,10 @@ func (e *Engine) noteOwn(db *keyspace.DB, cl *Client, key []byte) {
 // OwnExpires is how many keys of a writable replica the cycle looks after.
 func (e *Engine) OwnExpires() int { return len(e.expire.own) }
 
+// ForgetOwnExpires is for when all keys are gone: those that come under the same
+// names are the master's.
+func (e *Engine) ForgetOwnExpires() { e.expire.own = nil }
+
 // expireOwn deletes the keys of a writable replica whose time has come: up to a
 // bound in one run, in no order.
 func (e *Engine) expireOwn() {

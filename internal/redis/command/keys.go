@@ -283,17 +283,25 @@ func (c *Ctx) flushMode() (async, ok bool) {
 	return false, false
 }
 
+// Empty removes all keys, in the background if lazy, and returns how many there
+// were. It tells nobody but watchers. The lock is held.
+func (e *Engine) Empty(lazy bool) (keys int64) {
+	for i := range e.KS.NumDB() {
+		db := e.KS.DB(i)
+		e.TouchedAll(db, nil)
+		keys += int64(db.Len())
+	}
+	e.KS.Flush(-1, lazy)
+	e.ForgetOwnExpires()
+	return keys
+}
+
 func cmdFlushall(c *Ctx) {
 	async, ok := c.flushMode()
 	if !ok {
 		return
 	}
-	for i := range c.E.KS.NumDB() {
-		db := c.E.KS.DB(i)
-		c.E.TouchedAll(db, nil)
-		c.E.Dirty += int64(db.Len())
-	}
-	c.E.KS.Flush(-1, async)
+	c.E.Dirty += c.E.Empty(async)
 	if c.E.OnFlushAll != nil && !c.Client.Has(FlagReplay) {
 		c.E.OnFlushAll()
 	}

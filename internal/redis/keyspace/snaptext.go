@@ -6,9 +6,9 @@ import "holdfast/internal/invariant"
 // keyspace, so that nobody waits for a copy of it. When it grows at its end nothing
 // is copied, when a range of it is about to change the parts that it touches are,
 // and before any other change what is left of it. For that, changes of it must be
-// told: until it is written it looks like an entry that the snapshot waits for. Its parity says so in a snapshot of all, where it changes
-// with the last part; in one of slots it tells other things (see slotsnap.go) and
-// stays as it is.
+// told: until it is written it looks like an entry that the snapshot waits for. Its
+// parity says so in a snapshot of all, where it changes with the last part; in one
+// of slots it tells other things (see slotsnap.go) and stays as it is.
 //
 // In a file such a string is never compressed: how long it would be then would
 // have to be known before its first part.

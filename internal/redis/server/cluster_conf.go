@@ -197,10 +197,7 @@ func (n *nodesFile) replace(text []byte) error {
 	if err := old.Close(); err != nil {
 		return err
 	}
-	if err := syncDir(n.fs, n.dir); err != nil {
-		return err
-	}
-	return nil
+	return syncDir(n.fs, n.dir)
 }
 
 // nodesText is a file that is written over in place.

@@ -110,7 +110,6 @@ func debugNothing(_ *Server, c *command.Ctx) {
 	c.Errf("ERR DEBUG %s has no meaning in this server, whose internals are others than those of Redis", strings.ToUpper(string(c.Args[1])))
 }
 
-// debugNumber takes a number that changes nothing here.
 // --- crashes ---
 
 func debugAssert(s *Server, _ *command.Ctx) {

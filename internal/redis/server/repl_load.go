@@ -343,10 +343,7 @@ func (t *transfer) emptyOld() {
 	s.log.Notice("MASTER <-> REPLICA sync: Flushing old data")
 	s.repl.lost = true
 	s.dropReplicas()
-	for i := range s.ks.NumDB() {
-		s.e.TouchedAll(s.ks.DB(i), nil)
-	}
-	s.ks.Flush(-1, s.cfg.ReplicaLazyFlush)
+	s.e.Empty(s.cfg.ReplicaLazyFlush)
 }
 
 // loadInto decodes the snapshot; the engine's lock is held but while it reads.
@@ -507,6 +504,7 @@ func (s *Server) swapKeyspace(ks *keyspace.Keyspace) {
 		s.e.TouchedAll(old.DB(i), ks.DB(i))
 	}
 	s.ks, s.e.KS = ks, ks
+	s.e.ForgetOwnExpires()
 	ks.SetClock(s.e.NowMs)
 	for _, c := range s.conns {
 		c.cl.DB = ks.DB(c.cl.DB.Index())

@@ -28,3 +28,30 @@ func TestWritableReplicaExpiresItsOwnKeys(t *testing.T) {
 	}
 	eventually(t, "nothing is looked after any more", func() bool { return r.info("slave_expires_tracked_keys") == "0" })
 }
+
+// Behind a full synchronisation a key of the same name is the master's to expire.
+func TestWritableReplicaForgetsItsOwnKeysWithAllOthers(t *testing.T) {
+	t.Parallel()
+	m, r := ours(t), ours(t, "--replica-read-only", "no")
+	m.do("SET", "k", "theirs", "PX", "1000000")
+	r.replicate(m)
+	r.linked()
+	for _, empty := range []func(){
+		func() { r.do("FLUSHALL") },
+		func() {
+			r.do("REPLICAOF", "NO", "ONE")
+			r.do("SET", "apart", "1") // so that the histories differ
+			r.replicate(m)
+			r.linked()
+		},
+	} {
+		r.do("SET", "k", "1", "PX", "100000")
+		if got := r.info("slave_expires_tracked_keys"); got != "1" {
+			t.Errorf("%s keys are looked after, want 1", got)
+		}
+		empty()
+		if got := r.info("slave_expires_tracked_keys"); got != "0" {
+			t.Errorf("%s keys are looked after though all are gone, want 0", got)
+		}
+	}
+}
