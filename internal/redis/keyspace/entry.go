@@ -37,8 +37,9 @@ func (t Type) String() string {
 //	bits:  0-2 Type, 3-4 form, 5 expires, 6 long, 7 snapshot parity
 //
 // All little endian. A long entry has two 32-bit lengths behind the header, and
-// zeros in it. The expiry (Unix time in ms) is there when the bit says so. The
-// form says what the value is:
+// zeros in it. The expiry (Unix time in ms) means something when the bit says so;
+// there is room for it then, and in every long entry, whose value would else be
+// copied by EXPIRE. The form says what the value is:
 //
 //	string:     formPlain  bytes      formRaw  bytes that report the encoding "raw"
 //	            formText   bytes that never report the encoding "int"
@@ -102,8 +103,8 @@ func (a *Arena) entryRare(e *entry) {
 	}
 	if e.bits&flagExpire != 0 {
 		e.expire = e.key
-		e.key += 8
 	}
+	e.key += 8
 }
 
 func (e *entry) size() int  { return int(e.key-e.off) + e.klen + e.vlen }
@@ -159,10 +160,10 @@ func needsLong(klen, vlen int) bool { return klen >= 0xFFFF || vlen >= 0xFFFF }
 // entrySize returns the size of an entry with these properties.
 func entrySize(klen, vlen int, expires bool) int {
 	n := entryHeader + klen + vlen
-	if needsLong(klen, vlen) {
-		n += 8
-	}
-	if expires {
+	switch {
+	case needsLong(klen, vlen):
+		n += 16
+	case expires:
 		n += 8
 	}
 	return n
@@ -179,7 +180,8 @@ func (a *Arena) newEntry(key []byte, vlen int, bits uint8, lru uint32, expireAt 
 	e := entry{bits: bits, klen: len(key), vlen: vlen}
 	e.off = a.Alloc(entrySize(len(key), vlen, expireAt >= 0))
 	e.key = e.off + entryHeader
-	if needsLong(len(key), vlen) {
+	long := needsLong(len(key), vlen)
+	if long {
 		e.bits |= flagLong
 		a.store64(e.key, uint64(len(key))|uint64(vlen)<<32)
 		e.key += 8
@@ -188,6 +190,8 @@ func (a *Arena) newEntry(key []byte, vlen int, bits uint8, lru uint32, expireAt 
 		e.bits |= flagExpire
 		a.store64(e.key, uint64(expireAt))
 		e.expire = e.key
+	}
+	if long || expireAt >= 0 {
 		e.key += 8
 	}
 	h := uint64(e.bits) | uint64(lru)<<8
@@ -197,6 +201,19 @@ func (a *Arena) newEntry(key []byte, vlen int, bits uint8, lru uint32, expireAt 
 	a.store64(e.off, h)
 	copy(a.mem[e.key:e.key+Off(len(key))], key)
 	return e
+}
+
+// setExpiry is for entries that have room for an expiry, which need not mean
+// anything before or, with expireAt < 0, behind.
+func (a *Arena) setExpiry(e *entry, expireAt int64) {
+	e.bits &^= flagExpire
+	e.expire = 0
+	if expireAt >= 0 {
+		e.bits |= flagExpire
+		e.expire = e.key - 8
+		a.store64(e.expire, uint64(expireAt))
+	}
+	a.mem[e.off] = a.mem[e.off]&^flagExpire | e.bits&flagExpire
 }
 
 // largeID returns the number of the large object that e names.

@@ -8,14 +8,8 @@ func (db *DB) SetExpire(key []byte, atMs int64) {
 	if !ok {
 		return
 	}
-	a := db.ks.arena
-	e := a.entry(off)
-	db.save(&e)
-	if e.expires() {
-		a.store64(e.expire, uint64(atMs))
-		return
-	}
-	db.reshape(h, &e, atMs)
+	e := db.ks.arena.entry(off)
+	db.setExpiry(h, &e, atMs)
 }
 
 // Persist removes the expiry of key and reports whether it had one.
@@ -28,14 +22,27 @@ func (db *DB) Persist(key []byte) bool {
 	if !e.expires() {
 		return false
 	}
-	db.save(&e)
-	db.reshape(h, &e, NoExpiry)
+	db.setExpiry(h, &e, NoExpiry)
 	return true
 }
 
-// reshape replaces e by an entry with the expiry at.
-func (db *DB) reshape(h uint64, e *entry, at int64) {
+// setExpiry gives e the expiry at. An entry without room for it, or with room that
+// it needs no more, is replaced by another one.
+func (db *DB) setExpiry(h uint64, e *entry, at int64) {
 	a := db.ks.arena
+	db.saveForAppend(e) // the value of a long one stays where it is, and as it is
+	if e.bits&flagLong != 0 || e.expires() && at >= 0 {
+		was := e.expires()
+		a.setExpiry(e, at)
+		switch {
+		case was == e.expires():
+		case was:
+			db.volatile.Delete(db.keys.volatileHash(h), e.off)
+		default:
+			db.volatile.Insert(db.keys.volatileHash(h), e.off)
+		}
+		return
+	}
 	now := a.newEntry(a.keyOf(e), e.vlen, e.bits, a.lru(e.off), at)
 	copy(a.mem[now.val():], a.valOf(e))
 	db.relink(h, e, &now)

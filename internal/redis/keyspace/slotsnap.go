@@ -342,11 +342,6 @@ func (s *Snapshot) writeParts(f *frozenObject, budget int) (done bool) {
 	return done
 }
 
-// whileComing is when a long string expires that has not come as a whole: never,
-// or it would begin anew with the next part. That it expires is told at once since
-// to tell it later moves the value.
-const whileComing = 1 << 47
-
 // writeText writes the next part of the long string f. The first makes it as long
 // as it is going to be, which costs nothing, where appending to it would copy it
 // again and again.
@@ -356,17 +351,9 @@ func (s *Snapshot) writeText(f *frozenObject) (done bool) {
 	if at > 0 {
 		s.appendSetrange(f, at, text)
 	} else {
-		args := uint64(3)
-		if f.expireAt >= 0 {
-			args = 5
-		}
-		s.out = appendArgString(binary.AppendUvarint(s.out, args), "SET")
+		s.out = appendArgString(append(s.out, 3), "SET")
 		s.out = appendArg(s.out, f.head)
 		s.out = appendArg(s.out, text)
-		if f.expireAt >= 0 {
-			s.out = appendArgString(s.out, "PXAT")
-			s.out = appendArgInt(s.out, whileComing)
-		}
 		s.appendSetrange(f, f.size-1, []byte{0})
 	}
 	return f.at == f.size

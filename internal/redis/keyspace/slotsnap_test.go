@@ -58,11 +58,7 @@ func (a *applier) execute(name string, key []byte, args [][]byte) {
 	case "RESTORE":
 		a.restore(key, args)
 	case "SET":
-		expire := int64(NoExpiry)
-		if len(args) == 3 && string(args[1]) == "PXAT" {
-			expire = a.number(args[2])
-		}
-		a.db.SetString(key, args[0], expire)
+		a.db.SetString(key, args[0], NoExpiry)
 	case "SETRANGE":
 		a.db.SetRange(key, int(a.number(args[0])), args[1])
 	case "PEXPIREAT":
@@ -366,7 +362,7 @@ func TestSlotSnapshotTellsLargeValuesInParts(t *testing.T) {
 	all := new(slot.Set)
 	all.AddRange(0, slot.Count-1)
 	for _, typ := range append([]Type{TypeString}, collTypes...) {
-		for _, then := range []string{"stays", "changes", "is replaced", "goes"} {
+		for _, then := range []string{"stays", "persists", "changes", "is replaced", "goes"} {
 			ks := slotKeyspace(t)
 			db := ks.DB(0)
 			if typ == TypeString {
@@ -388,6 +384,8 @@ func TestSlotSnapshotTellsLargeValuesInParts(t *testing.T) {
 				switch {
 				case then == "goes":
 					db.Delete(testKey, true)
+				case then == "persists":
+					db.Persist(testKey)
 				case then == "is replaced":
 					db.SetString(testKey, []byte("other"), NoExpiry)
 				case then == "changes" && typ == TypeString:

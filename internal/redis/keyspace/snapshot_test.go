@@ -305,7 +305,7 @@ func TestSnapshotTakesLargeCollectionsInParts(t *testing.T) {
 // Nor does a long string cost a copy, unless it changes other than by growing.
 func TestSnapshotTakesLongStringsInParts(t *testing.T) {
 	const n = 4 << 20
-	for _, then := range []string{"stays", "grows", "a part changes", "changes", "goes"} {
+	for _, then := range []string{"stays", "grows", "expires later", "persists", "a part changes", "changes", "goes"} {
 		ks := testKeyspace(t, 1)
 		db := ks.DB(0)
 		db.SetString(testKey, bytes.Repeat([]byte("0123456789abcdef"), n/16), 1<<42)
@@ -318,6 +318,10 @@ func TestSnapshotTakesLongStringsInParts(t *testing.T) {
 				switch then {
 				case "grows":
 					db.AppendString(testKey, make([]byte, n))
+				case "expires later":
+					db.SetExpire(testKey, 1<<43)
+				case "persists":
+					db.Persist(testKey)
 				case "a part changes":
 					db.SetRange(testKey, 3_000_000, []byte("other"))
 				case "changes":
@@ -331,7 +335,7 @@ func TestSnapshotTakesLongStringsInParts(t *testing.T) {
 			largest = max(largest, size-last)
 			last = size
 		}
-		most := map[string]int{"stays": 1000, "grows": 1000, "a part changes": 65 << 10}[then]
+		most := map[string]int{"stays": 1000, "grows": 1000, "expires later": 1000, "persists": 1000, "a part changes": 65 << 10}[then]
 		if steps < 50 || largest > 65<<10 || (most > 0) != (copied <= most) {
 			t.Errorf("%s: %d steps, the largest wrote %d bytes; %d bytes were copied", then, steps, largest, copied)
 		}

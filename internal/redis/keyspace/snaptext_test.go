@@ -38,3 +38,32 @@ func TestSetRangeFillsUpWithZeros(t *testing.T) {
 		}
 	}
 }
+
+// A long string stays where it is when it begins to expire, and when it ends to.
+func TestLongStringsStayWhenTheirExpiryChanges(t *testing.T) {
+	ks := testKeyspace(t, 1)
+	defer closeKeyspace(t, ks)
+	db := ks.DB(0)
+	value := bytes.Repeat([]byte("0123456789abcdef"), 1<<12)
+	db.SetString(testKey, value, NoExpiry)
+	where := handle(t, db).off
+	for i, at := range []int64{1 << 42, 1 << 43, NoExpiry, NoExpiry, 0, 1 << 44, NoExpiry} {
+		if at == NoExpiry {
+			db.Persist(testKey)
+		} else {
+			db.SetExpire(testKey, at)
+		}
+		r := handle(t, db)
+		if r.off != where {
+			t.Errorf("change %d moved the string", i)
+		}
+		if r.ExpireAt() != at || !bytes.Equal(r.Bytes(), value) {
+			t.Errorf("change %d: expires at %d, want %d, %d bytes", i, r.ExpireAt(), at, len(r.Bytes()))
+		}
+		if volatile := db.Volatile(); (volatile == 1) != (at != NoExpiry) {
+			t.Errorf("change %d: %d keys expire", i, volatile)
+		}
+		db.check()
+	}
+	emptyAll(t, ks)
+}
