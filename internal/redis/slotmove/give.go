@@ -153,13 +153,19 @@ func (c *Core) takeBack(j *Job, why string) {
 func (c *Core) ownersOfGiven(j *Job) {
 	ours := j.Slots.Len() - c.notOurs(j.Slots).Len()
 	switch {
+	case j.Phase == DroppingIt && !j.linger:
+	case j.Phase == DroppingIt && c.anyOpen(j.Slots):
+		c.endLinger(j) // they come back key by key, to where there must be none
+	case j.Phase == DroppingIt && ours == j.Slots.Len():
+		c.emit(Unstage{j.Slots})
+		c.takeBack(j, "the slots have come back")
+	case j.Phase == DroppingIt && ours > 0:
+		// By an administrator's hand. They are served from now on, so that they are
+		// none of what is deleted in the end.
+		c.logf("Slot move %s: %d of the slots have come back", j.ID, ours)
+		c.narrow(j, c.notOurs(j.Slots))
+		c.mark(j, MarkGiven)
 	case j.Phase == DroppingIt:
-		if j.linger && c.anyOpen(j.Slots) {
-			c.endLinger(j) // they come back key by key, to where there must be none
-		} else if j.linger && ours == j.Slots.Len() {
-			c.emit(Unstage{j.Slots})
-			c.takeBack(j, "the slots have come back")
-		}
 	case j.Phase != Taking && ours < j.Slots.Len():
 		c.takeBack(j, "slots have another owner now")
 	case j.Phase != Taking || ours > 0 || !j.durable && !j.heir:
@@ -258,6 +264,18 @@ func (c *Core) asked(in Asked) {
 		if j.Phase == Taking && !j.durable {
 			c.refuse(true, "the job is about to be given")
 			return
+		}
+		if j.Phase == DroppingIt && in.Slots != nil && (!j.linger || !in.Slots.In(j.Slots)) {
+			// Of what we still delete some may have come back since, key by key, and
+			// ours is all there is of it: as above, who owns the slots tells.
+			switch given := c.notOurs(in.Slots).Len(); {
+			case given == 0:
+				c.refuse(false, "UNKNOWN the job was not given")
+				return
+			case given < in.Slots.Len():
+				c.refuse(true, "some of the slots have come back")
+				return
+			}
 		}
 		c.emit(Accepted{})
 	default:

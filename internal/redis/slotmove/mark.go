@@ -104,7 +104,10 @@ func (t *Table) Apply(m Mark) {
 	case m.Kind == MarkDone:
 		delete(t.jobs, m.Job)
 	case r != nil:
-		r.Kind = m.Kind // peer and slots of a job never change
+		r.Kind = m.Kind // the peer of a job never changes, its slots become fewer at most
+		if m.Kind.begins() && m.Slots.In(r.Slots) {
+			r.Slots = m.Slots
+		}
 	case m.Kind.begins() && len(t.jobs) < maxRecords:
 		if t.jobs == nil {
 			t.jobs = make(map[string]*Record)

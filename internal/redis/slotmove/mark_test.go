@@ -62,9 +62,13 @@ func TestTableHoldsTheNewestMarkOfEachJob(t *testing.T) {
 	if got := table.String(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	// Peer and slots of a job never change.
+	// The peer of a job never changes, its slots only become fewer.
 	apply(Mark{Kind: MarkDrop, Job: jobB, Peer: jobA, Slots: ranges(t, "100")})
 	if r := table.Get(jobB); r.Kind != MarkDrop || r.Peer != peer || r.Slots.String() != "1-3" {
+		t.Errorf("got %+v", r)
+	}
+	apply(Mark{Kind: MarkDrop, Job: jobB, Peer: peer, Slots: ranges(t, "2-3")})
+	if r := table.Get(jobB); r.Slots.String() != "2-3" {
 		t.Errorf("got %+v", r)
 	}
 	apply(Mark{Kind: MarkDone, Job: jobA})

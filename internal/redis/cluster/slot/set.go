@@ -92,6 +92,16 @@ func (s *Set) Overlaps(t *Set) bool {
 	return false
 }
 
+// In reports whether all slots of s are in t.
+func (s *Set) In(t *Set) bool {
+	for i, w := range s {
+		if w&^t[i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // String returns the set as ranges in rising order, "0-99,105"; "" if it is empty.
 func (s *Set) String() string {
 	var b []byte
