@@ -119,7 +119,10 @@ func (m *milliseconds) Set(s string) error {
 	if n, nerr := strconv.Atoi(s); nerr == nil {
 		d, err = time.Duration(n)*time.Millisecond, nil
 	}
-	if err == nil && d <= 0 {
+	switch {
+	case err != nil:
+		err = errors.New("write milliseconds, or a unit with them (5s)")
+	case d <= 0:
 		err = errors.New("must be above 0")
 	}
 	*m = milliseconds(d)
@@ -232,8 +235,10 @@ func clusterCreate(f *clusterFlags) *cobra.Command {
 enough hosts. Run again on the same nodes, it goes on where it was interrupted.`,
 		Example: `  holdfast cluster create 127.0.0.1:7000 127.0.0.1:7001 127.0.0.1:7002
   holdfast cluster create a:6379 b:6379 c:6379 a:6380 b:6380 c:6380 --replicas 1 --yes`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: clusterRun(f, func(ctx context.Context, args []string) (_ *ops.ClusterResult, err error) {
+			if len(args) == 0 {
+				return nil, errors.New("say HOST:PORT of every node")
+			}
 			if o.ClusterOptions, err = f.options(args...); err != nil {
 				return nil, err
 			}
@@ -384,8 +389,10 @@ func clusterAddNode(f *clusterFlags) *cobra.Command {
 of the master with fewest replicas, on another host if there is one.`,
 		Example: `  holdfast cluster add-node 127.0.0.1:7006 127.0.0.1:7000
   holdfast cluster add-node 127.0.0.1:7007 127.0.0.1:7000 --replica --master-id 3fa94c1d`,
-		Args: cobra.ExactArgs(2),
 		RunE: clusterRun(f, func(ctx context.Context, args []string) (_ *ops.ClusterResult, err error) {
+			if len(args) != 2 {
+				return nil, errors.New("say HOST:PORT of the new node, then HOST:PORT of any node of the cluster")
+			}
 			if o.Node, err = ops.ClusterAddr(args[0]); err != nil {
 				return nil, err
 			}
@@ -434,11 +441,14 @@ func clusterCall(f *clusterFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "call [flags] HOST:PORT COMMAND [ARG ...]",
 		Short: "Run one command on all nodes",
-		Long:  "Runs one command on all nodes and prints their replies. Flags come before the address. Exit code: 1 if a node failed, 2 if all did.",
+		Long: `Runs one command on all nodes and prints their replies. Flags come before the address; --cluster-only-masters and
+--cluster-only-replicas may end the command, as with redis-cli. Nobody is asked; --dry-run shows on which nodes it would run.
+Exit code: 1 if a node failed, 2 if all did.`,
 		Example: `  holdfast cluster call 127.0.0.1:7000 CONFIG GET maxmemory
   holdfast cluster call --only-masters 127.0.0.1:7000 DBSIZE`,
 		RunE: clusterRun(f, func(ctx context.Context, args []string) (*ops.ClusterResult, error) {
 			addr, rest, err := oneAddr(args)
+			rest = callFlags(&o, rest)
 			if err == nil && len(rest) == 0 {
 				err = errors.New("say HOST:PORT, then the command to run")
 			}
@@ -456,6 +466,22 @@ func clusterCall(f *clusterFlags) *cobra.Command {
 	c.Flags().BoolVar(&o.OnlyMasters, "only-masters", false, "on masters only")
 	c.Flags().BoolVar(&o.OnlyReplicas, "only-replicas", false, "on replicas only")
 	return c
+}
+
+// callFlags takes the flags out of a command that redis-cli wants behind it. No
+// other argument of a command is a flag.
+func callFlags(o *ops.CallOptions, args []string) []string {
+	for ; len(args) > 0; args = args[:len(args)-1] {
+		switch args[len(args)-1] {
+		case "--cluster-only-masters":
+			o.OnlyMasters = true
+		case "--cluster-only-replicas":
+			o.OnlyReplicas = true
+		default:
+			return args
+		}
+	}
+	return args
 }
 
 func clusterImport(f *clusterFlags) *cobra.Command {

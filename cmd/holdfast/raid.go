@@ -39,6 +39,7 @@ Exit code: 0 healthy or repaired, 1 degraded, 2 needs a decision, 4 unreadable.`
   holdfast raid status /mnt/d1
   holdfast raid status --server 127.0.0.1:6379
   holdfast raid replace --old /mnt/d2 --new /mnt/d5 --server 127.0.0.1:6379`,
+		RunE: verbOf("raid"),
 	}
 	c.AddCommand(f.create(), f.status(), f.scrub(), f.rebuild(), f.replace(), f.check(), f.dump())
 	return c

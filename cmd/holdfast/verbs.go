@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -92,7 +93,10 @@ Run again on the same --dir, it goes on with the data.`,
 			default:
 				return fmt.Errorf("unknown mode %q: use single, sentinel or cluster", o.Mode)
 			}
-			if o.Port < 1 || o.Port+ops.SentinelOffset+o.Sentinels > 65535 {
+			if o.Port < 1 || o.Port > 65535 {
+				return fmt.Errorf("--port %d: a port is between 1 and 65535", o.Port)
+			}
+			if o.Sentinels > 0 && o.Port+ops.SentinelOffset+o.Sentinels > 65535 {
 				return fmt.Errorf("--port %d: ports up to BASE + %d + Sentinels must be below 65536", o.Port, ops.SentinelOffset)
 			}
 			if o.Replicas < 0 || o.Sentinels < 0 || o.Replicas > 100 || o.Sentinels > 100 {
@@ -173,7 +177,9 @@ Exit code: 0 healthy, 1 degraded, 2 down.`,
 				st = d.Status(timeout)
 			} else {
 				for i, a := range args {
-					if !strings.Contains(a, ":") {
+					if _, err := strconv.Atoi(a); err == nil {
+						args[i] = "127.0.0.1:" + a
+					} else if !strings.Contains(a, ":") {
 						args[i] = a + ":6379"
 					}
 				}
@@ -196,6 +202,16 @@ Exit code: 0 healthy, 1 degraded, 2 down.`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().DurationVar(&timeout, "timeout", time.Second, "how long one question may take")
 	return c
+}
+
+// verbOf runs a command that only has verbs: without one it says which.
+func verbOf(name string) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("unknown verb %q; `holdfast %s --help` lists them", args[0], name)
+		}
+		return cmd.Help()
+	}
 }
 
 // drillReport is what every drill ends with.
@@ -223,6 +239,7 @@ func drillCommand() *cobra.Command {
 		Example: `  holdfast drill kill-primary
   holdfast drill pause-primary --pause 8s
   holdfast drill lose-disk --disk 2        # after: holdfast up --array-level 5 --members 4`,
+		RunE: verbOf("drill"),
 	}
 	o := ops.DrillOptions{Out: os.Stdout}
 	add := func(name, short string, run func(context.Context, ops.DrillOptions) (drillReport, error)) *cobra.Command {

@@ -143,7 +143,7 @@ const settlePoll = 100 * time.Millisecond
 // settle waits until all nodes that answer agree, at most for limit, and leaves
 // the newest report.
 func (a *clusterAdmin) settle(ctx context.Context, limit time.Duration, replicas int) (*ClusterReport, error) {
-	end := time.Now().Add(limit)
+	end, told := time.Now().Add(limit), time.Now()
 	for {
 		if err := a.load(); err != nil {
 			return nil, err
@@ -152,6 +152,10 @@ func (a *clusterAdmin) settle(ctx context.Context, limit time.Duration, replicas
 		waiting := false
 		for _, p := range r.Problems {
 			waiting = waiting || p.transient()
+		}
+		if waiting && limit > 2*tellEvery && time.Since(told) > 2*tellEvery {
+			told = told.Add(limit) // once is enough
+			a.say("waiting, up to %s, until the nodes agree: %s", limit, r.Reason)
 		}
 		if !waiting || time.Now().After(end) || !sleep(ctx, settlePoll) {
 			return r, nil
@@ -213,7 +217,7 @@ func (a *clusterAdmin) begin(ctx context.Context) (bool, error) {
 	if len(problems) > 0 {
 		return false, fmt.Errorf("slots are open that cannot be closed: %s", summary(problems))
 	}
-	ok, err := a.propose(a.closeTable(work, "To close first, left open by an interrupted move:"))
+	ok, err := a.propose(ctx, a.closeTable(work, "To close first, left open by an interrupted move:"))
 	if !ok || err != nil {
 		return false, err
 	}

@@ -257,7 +257,7 @@ func (r *ClusterReport) replicas(m *clusterMap, want int) {
 			}
 		}
 		if n.slots.Len() > 0 && up < least {
-			r.add("replicas", n.name(), "has %s that answer; %d wanted", plural(up, "replica"), least)
+			r.add("replicas", n.name(), "has %s that answer, %d wanted", plural(up, "replica"), least)
 		}
 	}
 	for _, n := range m.nodes {

@@ -45,9 +45,9 @@ func clusterDrill(ctx context.Context, o DrillOptions, d *Deployment, name strin
 	if d.Replicas == 0 {
 		return nil, fmt.Errorf("the cluster in %s has no replicas: nobody would take over; start one with --replicas 1", o.Dir)
 	}
-	st := d.Status(time.Second)
-	if st.Verdict != Healthy {
-		return nil, fmt.Errorf("the deployment in %s is %s (%s); a drill begins with a healthy one, see `holdfast status`", o.Dir, st.Verdict, st.Reason)
+	st, err := d.healthyFirst(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	shards, survivors := d.chooseVictims(st, victims)
 	if len(shards) < victims {
@@ -94,7 +94,7 @@ func clusterDrill(ctx context.Context, o DrillOptions, d *Deployment, name strin
 	r := &DrillReport{Drill: name}
 	r.fillShards(shards, struck)
 	for _, s := range shards {
-		if err := r.count(d, s.probe); err != nil {
+		if err := r.count(ctx, s.probe); err != nil {
 			return r, err
 		}
 	}

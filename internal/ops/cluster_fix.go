@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"holdfast/internal/redis/cluster/slot"
 )
@@ -24,6 +25,11 @@ func ClusterCheck(ctx context.Context, verb string, o ClusterCheckOptions) (*Clu
 	}
 	r.Jobs = a.runningJobs(true)
 	a.res.Cluster, a.res.Verdict, a.res.Reason = r, r.Verdict, r.Reason
+	a.res.TookMs = time.Since(a.began).Milliseconds()
+	if len(r.Nodes) == 1 && r.Covered == 0 {
+		a.res.Reason += "; it belongs to no cluster yet: make one with `holdfast cluster create HOST:PORT ...`"
+		return a.res, nil
+	}
 	for _, p := range r.Problems {
 		switch p.Kind {
 		case "uncovered", "owners", "open":
@@ -76,7 +82,7 @@ func (a *clusterAdmin) fix(ctx context.Context, o FixOptions) (*ClusterResult, e
 	for _, p := range problems {
 		a.say("cannot be mended now: %s", p)
 	}
-	if ok, err := a.propose(t); !ok || err != nil {
+	if ok, err := a.propose(ctx, t); !ok || err != nil {
 		return a.notBegun(err)
 	}
 	if err := a.closeSlots(ctx, work); err != nil {

@@ -65,7 +65,7 @@ func (im *importer) run(ctx context.Context) (*ClusterResult, error) {
 		how += ", replace"
 	}
 	t.add(im.o.From, fmt.Sprint(total), plural(len(im.m.live()), "master"), how)
-	if ok, err := im.propose(t); !ok || err != nil {
+	if ok, err := im.propose(ctx, t); !ok || err != nil {
 		return im.notBegun(err)
 	}
 	if err := im.scan(ctx, total); err != nil {
@@ -89,6 +89,9 @@ func (im *importer) run(ctx context.Context) (*ClusterResult, error) {
 // look makes sure that the source is a standalone server, and counts its keys.
 func (im *importer) look() (total int, err error) {
 	v, err := im.source.do(im.o.From, "INFO")
+	if isReply(err, "NOAUTH") {
+		return 0, fmt.Errorf("%s asks for a password; say --from-pass", im.o.From)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %s", im.o.From, plain(err))
 	}
@@ -211,7 +214,7 @@ type CallOptions struct {
 }
 
 // ClusterCall runs one command on all nodes.
-func ClusterCall(_ context.Context, o CallOptions) (*ClusterResult, error) {
+func ClusterCall(ctx context.Context, o CallOptions) (*ClusterResult, error) {
 	a := newClusterAdmin("call", o.ClusterOptions)
 	defer a.close()
 	if o.OnlyMasters && o.OnlyReplicas {
@@ -226,6 +229,16 @@ func ClusterCall(_ context.Context, o CallOptions) (*ClusterResult, error) {
 			continue
 		}
 		nodes = append(nodes, n)
+	}
+	if o.DryRun {
+		t := &planTable{title: "To run:", head: []string{"NODE", "COMMAND"}}
+		for _, n := range nodes {
+			t.add(n.name(), strings.Join(o.Command, " "))
+		}
+		if _, err := a.propose(ctx, t); err != nil {
+			return nil, err
+		}
+		return a.shown()
 	}
 	return a.onAll(nodes, max(o.Timeout, o.MigrateTimeout), o.Command)
 }
@@ -296,7 +309,7 @@ func plainValue(v resp.Value) any {
 
 // ClusterSetTimeout sets cluster-node-timeout on all nodes, in their
 // configuration files too.
-func ClusterSetTimeout(_ context.Context, o ClusterOptions, timeout time.Duration) (*ClusterResult, error) {
+func ClusterSetTimeout(ctx context.Context, o ClusterOptions, timeout time.Duration) (*ClusterResult, error) {
 	a := newClusterAdmin("set-timeout", o)
 	defer a.close()
 	if timeout < 100*time.Millisecond {
@@ -307,7 +320,7 @@ func ClusterSetTimeout(_ context.Context, o ClusterOptions, timeout time.Duratio
 	}
 	t := &planTable{title: "To set:", head: []string{"NODES", "DIRECTIVE", "MILLISECONDS"}}
 	t.add(fmt.Sprint(len(a.m.nodes)), "cluster-node-timeout", fmt.Sprint(timeout.Milliseconds()))
-	if ok, err := a.propose(t); !ok || err != nil {
+	if ok, err := a.propose(ctx, t); !ok || err != nil {
 		return a.notBegun(err)
 	}
 	res, err := a.onAll(a.m.nodes, o.Timeout,

@@ -85,9 +85,13 @@ func (r *LoadReport) Print(w io.Writer, asJSON bool) error {
 		e.SetIndent("", "  ")
 		return e.Encode(r)
 	}
-	fmt.Fprintf(w, "moved              %s with %s (%s) from %s to %s in %.2f s, %s\n", plural(r.Slots, "slot"), pluralKeys(r.Keys), sizeText(r.Bytes), r.From, r.To,
+	keys, perS := " with "+pluralKeys(r.Keys), fmt.Sprintf(", %.0f keys/s", r.KeysPerS)
+	if r.Keys == 0 { // whoever counted them was killed
+		keys, perS = "", ""
+	}
+	fmt.Fprintf(w, "moved              %s%s (%s) from %s to %s in %.2f s, %s\n", plural(r.Slots, "slot"), keys, sizeText(r.Bytes), r.From, r.To,
 		float64(r.TookMs)/1000, wayText(r.Way))
-	fmt.Fprintf(w, "throughput         %.1f MiB/s, %.0f keys/s\n", r.MiBPerS, r.KeysPerS)
+	fmt.Fprintf(w, "throughput         %.1f MiB/s%s\n", r.MiBPerS, perS)
 	fmt.Fprintf(w, "write latency      p50 %.2f ms, p99 %.2f ms\n", float64(r.P50Us)/1000, float64(r.P99Us)/1000)
 	fmt.Fprintf(w, "slowest of a slot  %s\n", r.SlowMs)
 	fmt.Fprintf(w, "pause of a slot    %s\n", r.PauseMs)
@@ -145,8 +149,8 @@ func ReshardUnderLoad(ctx context.Context, o LoadOptions) (*LoadReport, error) {
 	default:
 		return nil, fmt.Errorf("--kill %s: it is source, target or administrator", o.Kill)
 	}
-	if st := d.Status(time.Second); st.Verdict != Healthy {
-		return nil, fmt.Errorf("the deployment in %s is %s (%s); a drill begins with a healthy one, see `holdfast status`", o.Dir, st.Verdict, st.Reason)
+	if _, err := d.healthyFirst(ctx, o.DrillOptions); err != nil {
+		return nil, err
 	}
 	x := &loadDrill{o: o, d: d, r: &LoadReport{Drill: "reshard-under-load", Errors: map[string]int{}}, mark: fmt.Sprintf(":drill:%d:", time.Now().UnixMilli())}
 	x.a = newClusterAdmin("drill", ClusterOptions{Seeds: d.addrs(), Timeout: 10 * time.Second, MigrateTimeout: time.Minute, Settle: 30 * time.Second,

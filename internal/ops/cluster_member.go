@@ -48,7 +48,7 @@ func (a *clusterAdmin) create(ctx context.Context, o CreateOptions) (*ClusterRes
 	if begun {
 		title = "To create (it has begun already):"
 	}
-	ok, err := a.propose(createTable(o.Seeds, nodes, shards, title))
+	ok, err := a.propose(ctx, createTable(o.Seeds, nodes, shards, title))
 	if !ok || err != nil {
 		return a.notBegun(err)
 	}
@@ -291,7 +291,7 @@ func (a *clusterAdmin) addNode(ctx context.Context, o AddNodeOptions) (*ClusterR
 	} else {
 		t.add(n.addr(), short(n.id), "master", "")
 	}
-	if ok, err := a.propose(t); !ok || err != nil {
+	if ok, err := a.propose(ctx, t); !ok || err != nil {
 		return a.notBegun(err)
 	}
 	if err := a.join(ctx, n, master, member); err != nil {
@@ -417,7 +417,7 @@ func (a *clusterAdmin) delNode(ctx context.Context, what string) (*ClusterResult
 		t.add("follow another master", r.name(), "the one with fewest replicas")
 	}
 	t.add("take out, then reset", n.name(), "")
-	if ok, err := a.propose(movesTable(a.m, moves, "To move first:"), t); !ok || err != nil {
+	if ok, err := a.propose(ctx, movesTable(a.m, moves, "To move first:"), t); !ok || err != nil {
 		return a.notBegun(err)
 	}
 	if err := a.moveSlots(ctx, moves); err != nil {

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -51,7 +52,13 @@ func (t *planTable) write(w io.Writer) {
 		return
 	}
 	fmt.Fprintln(w, t.title)
-	writeTable(w, t.head, t.rows)
+	rows := make([][]string, len(t.rows))
+	for i, r := range t.rows {
+		for _, c := range r {
+			rows[i] = append(rows[i], dash(c))
+		}
+	}
+	writeTable(w, t.head, rows)
 }
 
 func (t *planTable) objects() []map[string]string {
@@ -160,9 +167,9 @@ type errRefused string
 
 func (e errRefused) Error() string { return string(e) }
 
-// propose shows a plan and asks. It returns false when the plan was only to be
-// shown.
-func (a *clusterAdmin) propose(plans ...*planTable) (bool, error) {
+// propose shows a plan and asks, until ctx ends. It returns false when the plan
+// was only to be shown.
+func (a *clusterAdmin) propose(ctx context.Context, plans ...*planTable) (bool, error) {
 	rows := 0
 	for _, t := range plans {
 		if t == nil {
@@ -185,16 +192,37 @@ func (a *clusterAdmin) propose(plans ...*planTable) (bool, error) {
 		return false, errRefused("nobody can be asked; say --yes to carry the plan out")
 	}
 	fmt.Fprint(a.o.Out, "Carry this out? (yes or no) ")
-	line, err := bufio.NewReader(a.o.In).ReadString('\n')
-	if err != nil && line == "" {
-		fmt.Fprintln(a.o.Out)
-		return false, errRefused("no answer; say --yes to carry the plan out without being asked")
+	line, typed := a.answer(ctx)
+	if !typed || !terminal(a.o.In) {
+		fmt.Fprintln(a.o.Out) // nobody's Enter has ended the line
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "yes", "y":
 		return true, nil
 	}
+	switch {
+	case ctx.Err() != nil:
+		return false, errRefused("interrupted; nothing was changed")
+	case !typed:
+		return false, errRefused("no answer; say --yes to carry the plan out without being asked")
+	}
 	return false, errRefused("not agreed to; nothing was changed")
+}
+
+// answer is a line from whoever was asked. typed is false when there was none, or
+// ctx ended first: the reader is then left behind, it cannot be interrupted.
+func (a *clusterAdmin) answer(ctx context.Context) (line string, typed bool) {
+	lines := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(a.o.In).ReadString('\n') // what came before an error counts
+		lines <- line
+	}()
+	select {
+	case line := <-lines:
+		return line, line != ""
+	case <-ctx.Done():
+		return "", false
+	}
 }
 
 // counter shows how much of a known number is done: a bar on a terminal, else a

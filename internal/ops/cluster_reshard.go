@@ -64,7 +64,7 @@ func (a *clusterAdmin) reshard(ctx context.Context, o ReshardOptions) (*ClusterR
 	} else if moves, err = planReshard(a.holdings(sources), to, o.Slots); err != nil {
 		return nil, err
 	}
-	if ok, err := a.propose(movesTable(a.m, moves, title)); !ok || err != nil {
+	if ok, err := a.propose(ctx, movesTable(a.m, moves, title)); !ok || err != nil {
 		return a.notBegun(err)
 	}
 	if !resumed {
@@ -253,6 +253,9 @@ func ClusterRebalance(ctx context.Context, o RebalanceOptions) (*ClusterResult, 
 }
 
 func (a *clusterAdmin) rebalance(ctx context.Context, o RebalanceOptions) (*ClusterResult, error) {
+	if !(o.Threshold >= 0 && o.Threshold <= 100) {
+		return nil, fmt.Errorf("--threshold %g: it is a percentage, 0 to 100", o.Threshold)
+	}
 	if ok, err := a.begin(ctx); !ok || err != nil {
 		return a.notBegun(err)
 	}
@@ -261,7 +264,10 @@ func (a *clusterAdmin) rebalance(ctx context.Context, o RebalanceOptions) (*Clus
 	}
 	given := map[string]float64{}
 	for _, w := range o.Weights {
-		name, value, _ := strings.Cut(w, "=")
+		name, value, ok := strings.Cut(w, "=")
+		if !ok {
+			return nil, fmt.Errorf("weight %q: write NODE=NUMBER", w)
+		}
 		n, err := a.findMaster(name)
 		if err != nil {
 			return nil, err
@@ -291,7 +297,7 @@ func (a *clusterAdmin) rebalance(ctx context.Context, o RebalanceOptions) (*Clus
 	if len(moves) == 0 {
 		return a.finish(ctx, fmt.Sprintf("nothing to move: all %s are within %g %% of their share", plural(len(ids), "master"), o.Threshold))
 	}
-	if ok, err := a.propose(movesTable(a.m, moves, "To move:")); !ok || err != nil {
+	if ok, err := a.propose(ctx, movesTable(a.m, moves, "To move:")); !ok || err != nil {
 		return a.notBegun(err)
 	}
 	if err := a.moveSlots(ctx, moves); err != nil {

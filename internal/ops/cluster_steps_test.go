@@ -6,35 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"slices"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
 	"holdfast/internal/redis/cluster/slot"
 	"holdfast/test/proc"
 )
-
-// busPorts finds ports that are free together with their bus ports, below those
-// that the kernel hands out.
-func busPorts(t *testing.T, n int) (out []int) {
-	free := func(p int) bool {
-		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p)))
-		return err == nil && ln.Close() == nil
-	}
-	for p := 8000 + os.Getpid()%100*10; p < 9900 && len(out) < n; p++ {
-		if free(p) && free(p+10000) {
-			out = append(out, p)
-		}
-	}
-	if len(out) < n {
-		t.Fatal("no free ports")
-	}
-	return out
-}
 
 func genuineNodes(t *testing.T, n int) (addrs []string) {
 	t.Helper()
@@ -44,20 +24,20 @@ func genuineNodes(t *testing.T, n int) (addrs []string) {
 	return addrs
 }
 
-// portMu guards the choice of ports until they are in use.
-var portMu sync.Mutex
-
+// genuineProcs starts nodes that do not miss each other on a busy machine.
 func genuineProcs(t *testing.T, n int) (all []*proc.Process) {
 	t.Helper()
-	portMu.Lock()
-	defer portMu.Unlock()
 	exe, err := exec.LookPath("redis-server")
 	if err != nil {
 		t.Skip("no redis-server")
 	}
-	for _, port := range busPorts(t, n) {
+	for range n {
+		port, err := proc.FreePorts(1)
+		if err != nil {
+			t.Fatal(err)
+		}
 		p, err := proc.Start(proc.Spec{Argv: []string{exe}, Dir: t.TempDir(), Port: port,
-			Args: []string{"--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0"}})
+			Args: []string{"--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "15000", "--repl-diskless-sync-delay", "0"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +75,7 @@ func TestEveryStepOfAMoveMayBeTheLast(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	addrs := genuineNodes(t, 3)
-	o := ClusterOptions{Seeds: addrs, Timeout: 10 * time.Second, MigrateTimeout: 10 * time.Second, Settle: 30 * time.Second, Pipeline: 2,
+	o := ClusterOptions{Seeds: addrs, Timeout: 30 * time.Second, MigrateTimeout: 30 * time.Second, Settle: 30 * time.Second, Pipeline: 2,
 		Yes: true, Out: new(bytes.Buffer)}
 	if r, err := ClusterCreate(ctx, CreateOptions{ClusterOptions: o}); err != nil || r.Verdict != Healthy {
 		t.Fatalf("%+v, %v", r, err)
@@ -186,7 +166,7 @@ func TestTwoOwnersUntilGossip(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	addrs := genuineNodes(t, 3)
-	o := ClusterOptions{Seeds: addrs, Timeout: 10 * time.Second, MigrateTimeout: 10 * time.Second, Settle: 30 * time.Second,
+	o := ClusterOptions{Seeds: addrs, Timeout: 30 * time.Second, MigrateTimeout: 30 * time.Second, Settle: 30 * time.Second,
 		Yes: true, Out: new(bytes.Buffer)}
 	if r, err := ClusterCreate(ctx, CreateOptions{ClusterOptions: o}); err != nil || r.Verdict != Healthy {
 		t.Fatalf("%+v, %v", r, err)
@@ -228,7 +208,7 @@ func TestBusyKeys(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	addrs := genuineNodes(t, 3)
-	o := ClusterOptions{Seeds: addrs, Timeout: 10 * time.Second, MigrateTimeout: 10 * time.Second, Settle: 30 * time.Second, Pipeline: 10,
+	o := ClusterOptions{Seeds: addrs, Timeout: 30 * time.Second, MigrateTimeout: 30 * time.Second, Settle: 30 * time.Second, Pipeline: 10,
 		Yes: true, Out: new(bytes.Buffer)}
 	if r, err := ClusterCreate(ctx, CreateOptions{ClusterOptions: o}); err != nil || r.Verdict != Healthy {
 		t.Fatalf("%+v, %v", r, err)
@@ -310,7 +290,7 @@ func TestMoveSurvivesFailoverOfEitherEnd(t *testing.T) {
 func moveWithFailover(t *testing.T, killSource bool) {
 	ctx := context.Background()
 	procs := genuineProcs(t, 6)
-	o := ClusterOptions{Timeout: 10 * time.Second, MigrateTimeout: 10 * time.Second, Settle: 30 * time.Second, Pipeline: 3,
+	o := ClusterOptions{Timeout: 30 * time.Second, MigrateTimeout: 30 * time.Second, Settle: 30 * time.Second, Pipeline: 3,
 		Yes: true, Out: new(bytes.Buffer)}
 	byAddr := map[string]*proc.Process{}
 	for _, p := range procs {
@@ -350,7 +330,12 @@ func moveWithFailover(t *testing.T, killSource bool) {
 		if migrates++; migrates == 8 {
 			// What has moved is on both ends' replicas.
 			for _, x := range []*clusterNode{from, to} {
-				if _, err := a.pool.do(x.addr(), "WAIT", "1", "5000"); err != nil {
+				if _, err := a.pool.do(x.addr(), "WAIT", "1", "20000"); err != nil {
+					t.Error(err)
+				}
+			}
+			for addr := range byAddr {
+				if _, err := a.pool.do(addr, "CONFIG", "SET", "cluster-node-timeout", "2000"); err != nil {
 					t.Error(err)
 				}
 			}

@@ -85,7 +85,7 @@ type ClusterJob struct {
 }
 
 func (j ClusterJob) String() string {
-	return fmt.Sprintf("slots %s from %s to %s: %s, %d keys, %s, %.1f s", cutRanges(j.Slots), j.From, j.To, j.Phase, j.Keys, sizeText(j.Bytes), float64(j.TookMs)/1000)
+	return fmt.Sprintf("slots %s from %s to %s: %s, %s, %s, %.1f s", cutRanges(j.Slots), j.From, j.To, j.Phase, pluralKeys(j.Keys), sizeText(j.Bytes), float64(j.TookMs)/1000)
 }
 
 // jobsOf asks a node for its jobs. ok is false for a server that has no such
@@ -330,6 +330,7 @@ func (a *clusterAdmin) way(w string) {
 // stream carries out one job.
 func (a *clusterAdmin) stream(ctx context.Context, from, to *clusterNode, slots []int, p *counter) (slotJob, error) {
 	cmd := importCommand(from.id, slots)
+	told := false
 	for end := time.Now().Add(a.o.Settle); ; {
 		v, err := a.change(to, cmd)
 		switch {
@@ -337,6 +338,10 @@ func (a *clusterAdmin) stream(ctx context.Context, from, to *clusterNode, slots 
 			return a.await(ctx, v[0].String(), to, p)
 		case !isReply(err, "TRYAGAIN") && !isReply(err, "LOADING") && !isReply(err, "CLUSTERDOWN"):
 			return slotJob{}, err
+		}
+		if !told {
+			told = true
+			a.say("waiting, up to %s: %s", a.o.Settle, err)
 		}
 		busy, aerr := a.adopt(ctx)
 		switch {

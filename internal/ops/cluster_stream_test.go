@@ -310,7 +310,7 @@ func (n *fakeNode) cancel(id string) []byte {
 }
 
 func (c *fakeCluster) options() ClusterOptions {
-	o := ClusterOptions{Timeout: 5 * time.Second, MigrateTimeout: 5 * time.Second, Settle: 5 * time.Second, Yes: true, Out: new(bytes.Buffer)}
+	o := ClusterOptions{Timeout: 30 * time.Second, MigrateTimeout: 30 * time.Second, Settle: 30 * time.Second, Yes: true, Out: new(bytes.Buffer)}
 	for _, n := range c.nodes {
 		o.Seeds = append(o.Seeds, n.addr)
 	}

@@ -158,6 +158,9 @@ func (st *Status) clusterRows(m *clusterMap) {
 		seen[n.id] = true
 		st.Rows = append(st.Rows, r)
 		r.Role = roleOf(&n.nodeLine)
+		if r.ok && n.up() && n.state != "ok" {
+			r.State = "cluster_state " + n.state
+		}
 		r.Slots = "-"
 		if k := n.slots.Len(); k > 0 {
 			r.Slots = fmt.Sprintf("%d (%s)", k, brief(&n.slots))

@@ -145,6 +145,9 @@ func (p *pool) do(addr string, args ...string) (resp.Value, error) {
 // errLoading is a node that lives, but says nothing until it has its data.
 var errLoading = errors.New("loading its data")
 
+// errNoPassword is a server that answers nobody without one.
+var errNoPassword = errors.New("asks for a password; say --pass, or set REDISCLI_AUTH")
+
 // errNotCluster is a server without cluster mode.
 var errNotCluster = errors.New("has no cluster mode; start it with --cluster-enabled yes")
 
@@ -162,6 +165,9 @@ func (p *pool) loadNode(addr string) (*clusterNode, error) {
 			}
 			if isReply(err, "LOADING") {
 				return nil, errLoading
+			}
+			if isReply(err, "NOAUTH") {
+				return nil, errNoPassword
 			}
 			return nil, fmt.Errorf("%s: %w", [...]string{"CLUSTER NODES", "CLUSTER INFO", "INFO", "INFO", "DBSIZE"}[i], err)
 		}
@@ -203,6 +209,7 @@ func (p *pool) loadNode(addr string) (*clusterNode, error) {
 func (p *pool) load(seeds []string) (*clusterMap, error) {
 	var first *clusterNode
 	var errs []error
+	silent := true
 	for _, s := range seeds {
 		n, err := p.loadNode(s)
 		if err == nil {
@@ -210,6 +217,11 @@ func (p *pool) load(seeds []string) (*clusterMap, error) {
 			break
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", s, plain(err)))
+		var reply resp.ReplyError
+		silent = silent && !errors.As(err, &reply) && err != errNoPassword && err != errNotCluster
+	}
+	if first == nil && !silent {
+		return nil, errors.Join(errs...)
 	}
 	if first == nil {
 		return nil, fmt.Errorf("%w; give the address of a node that runs", errors.Join(errs...))

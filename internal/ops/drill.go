@@ -86,9 +86,9 @@ func drill(ctx context.Context, o DrillOptions, name string, strike func(pid int
 	if d.Mode != "sentinel" {
 		return nil, fmt.Errorf("the deployment in %s is of mode %s: without Sentinels nobody fails over", o.Dir, d.Mode)
 	}
-	st := d.Status(time.Second)
-	if st.Verdict != Healthy {
-		return nil, fmt.Errorf("the deployment in %s is %s (%s); a drill begins with a healthy one, see `holdfast status`", o.Dir, st.Verdict, st.Reason)
+	st, err := d.healthyFirst(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	victim := memberAt(d, st.Master)
 	if victim == nil || victim.Pid == 0 {
@@ -116,12 +116,38 @@ func drill(ctx context.Context, o DrillOptions, name string, strike func(pid int
 	sleep(ctx, o.After)
 	p.stop()
 	r.fill(p, events, struck)
-	if err := r.count(d, p); err != nil {
+	if err := r.count(ctx, p); err != nil {
 		return r, err
 	}
 	r.Rejoined = waitRejoined(ctx, d)
 	r.Took = time.Since(struck)
 	return r, nil
+}
+
+// firstLimit is how long a drill waits until the deployment is healthy; a member
+// of a busy machine may miss another, or keep silent, for a moment, and a Sentinel
+// that stood still judges nobody for 30 s.
+const firstLimit = 45 * time.Second
+
+// healthyFirst is the state that a drill begins with.
+func (d *Deployment) healthyFirst(ctx context.Context, o DrillOptions) (*Status, error) {
+	told := false
+	for end := time.Now().Add(firstLimit); ; {
+		st := d.Status(time.Second)
+		if st.Verdict == Healthy {
+			return st, nil
+		}
+		if st.silent() {
+			return nil, fmt.Errorf("nobody of the deployment in %s answers; start it with `holdfast up --dir %s`", o.Dir, o.Dir)
+		}
+		if !told {
+			told = true
+			say(o, "waiting until the deployment is healthy: %s", st.Reason)
+		}
+		if time.Now().After(end) || !sleep(ctx, 100*time.Millisecond) {
+			return nil, fmt.Errorf("the deployment in %s is %s (%s); a drill begins with a healthy one, see `holdfast status`", o.Dir, st.Verdict, st.Reason)
+		}
+	}
 }
 
 func memberAt(d *Deployment, addr string) *Member {
@@ -353,8 +379,28 @@ func (r *DrillReport) fill(p *probe, events *eventLog, struck time.Time) {
 	}
 }
 
-// count reads back every acknowledged key from the master of now.
-func (r *DrillReport) count(d *Deployment, p *probe) error {
+// count reads back every acknowledged key from the master of now. Who that is may
+// change, or not be told, for a moment.
+func (r *DrillReport) count(ctx context.Context, p *probe) error {
+	for {
+		one := DrillReport{}
+		err := one.countNow(p)
+		if err == nil {
+			r.Lost, r.Duplicated = r.Lost+one.Lost, r.Duplicated+one.Duplicated
+			r.LostKeys = append(r.LostKeys, one.LostKeys...)
+			r.LostKeys = r.LostKeys[:min(len(r.LostKeys), lostShown)]
+			return nil
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return err
+		}
+	}
+}
+
+// lostShown is how many lost keys are named.
+const lostShown = 10
+
+func (r *DrillReport) countNow(p *probe) error {
 	addr := p.master()
 	if addr == "" {
 		return errors.New("no Sentinel names a master: what is lost cannot be counted")
@@ -379,7 +425,7 @@ func (r *DrillReport) count(d *Deployment, p *probe) error {
 			switch {
 			case e.IsNull():
 				r.Lost++
-				if len(r.LostKeys) < 10 {
+				if len(r.LostKeys) < lostShown {
 					r.LostKeys = append(r.LostKeys, p.key(part[i].n))
 				}
 			case e.String() != "1":

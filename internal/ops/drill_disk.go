@@ -80,7 +80,7 @@ func CorruptDisk(ctx context.Context, o DrillOptions) (*DiskReport, error) {
 }
 
 func diskDrillOf(ctx context.Context, o DrillOptions, name string, run func(*diskDrill, context.Context) error) (*DiskReport, error) {
-	x, err := newDiskDrill(o, name)
+	x, err := newDiskDrill(ctx, o, name)
 	if err != nil {
 		return nil, err
 	}
@@ -102,14 +102,14 @@ func diskDrillOf(ctx context.Context, o DrillOptions, name string, run func(*dis
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	x.writes()
-	if err := x.count(); err != nil {
+	if err := x.count(ctx); err != nil {
 		return nil, err
 	}
 	return x.r, x.unfill()
 }
 
 // newDiskDrill chooses the disk: of the master, in the slot that was asked for.
-func newDiskDrill(o DrillOptions, name string) (*diskDrill, error) {
+func newDiskDrill(ctx context.Context, o DrillOptions, name string) (*diskDrill, error) {
 	d, err := LoadDeployment(o.Dir)
 	if err != nil {
 		return nil, err
@@ -117,9 +117,9 @@ func newDiskDrill(o DrillOptions, name string) (*diskDrill, error) {
 	if d.ArrayWidth == 0 {
 		return nil, fmt.Errorf("the deployment in %s has no disk arrays: start one with `holdfast up --array-level 5 --members 4`", o.Dir)
 	}
-	st := d.Status(time.Second)
-	if st.Verdict != Healthy {
-		return nil, fmt.Errorf("the deployment in %s is %s (%s); a drill begins with a healthy one, see `holdfast status`", o.Dir, st.Verdict, st.Reason)
+	st, err := d.healthyFirst(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	x := &diskDrill{o: o, d: d, srv: ArrayServer{Addr: st.Master, Timeout: 10 * time.Second}, p: newProbe(d)}
 	x.p.fixed = st.Master
@@ -388,9 +388,9 @@ func (x *diskDrill) writes() {
 }
 
 // count reads back every acknowledged key.
-func (x *diskDrill) count() error {
+func (x *diskDrill) count(ctx context.Context) error {
 	var r DrillReport
-	if err := r.count(x.d, x.p); err != nil {
+	if err := r.count(ctx, x.p); err != nil {
 		return err
 	}
 	x.r.Lost, x.r.Duplicated, x.r.LostKeys = r.Lost, r.Duplicated, r.LostKeys

@@ -53,7 +53,7 @@ func (r *PartitionReport) unsaved() int { return r.Lost - r.LostSaved + r.Isolat
 // Partition cuts the master off from everybody but one client for o.Pause, and
 // at least until the others have another master; then it joins them again.
 func Partition(ctx context.Context, o DrillOptions) (*PartitionReport, error) {
-	d, victim, err := healthyDeployment(o)
+	d, victim, err := healthyDeployment(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,7 @@ func Partition(ctx context.Context, o DrillOptions) (*PartitionReport, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := r.count(d, p); err != nil {
+	if err := r.count(ctx, p); err != nil {
 		return r, err
 	}
 	if _, r.LostSaved, err = missing(d, p, saved); err != nil {
@@ -110,7 +110,7 @@ func Partition(ctx context.Context, o DrillOptions) (*PartitionReport, error) {
 }
 
 // healthyDeployment is the deployment of o with the member that is its master.
-func healthyDeployment(o DrillOptions) (*Deployment, *Member, error) {
+func healthyDeployment(ctx context.Context, o DrillOptions) (*Deployment, *Member, error) {
 	d, err := LoadDeployment(o.Dir)
 	if err != nil {
 		return nil, nil, err
@@ -118,9 +118,9 @@ func healthyDeployment(o DrillOptions) (*Deployment, *Member, error) {
 	if d.Mode != "sentinel" {
 		return nil, nil, fmt.Errorf("the deployment in %s is of mode %s: drill partition needs one with Sentinels", o.Dir, d.Mode)
 	}
-	st := d.Status(time.Second)
-	if st.Verdict != Healthy {
-		return nil, nil, fmt.Errorf("the deployment in %s is %s (%s); a drill begins with a healthy one, see `holdfast status`", o.Dir, st.Verdict, st.Reason)
+	st, err := d.healthyFirst(ctx, o)
+	if err != nil {
+		return nil, nil, err
 	}
 	victim := memberAt(d, st.Master)
 	if victim == nil || victim.Pid == 0 {

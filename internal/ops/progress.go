@@ -2,7 +2,6 @@ package ops
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -93,7 +92,7 @@ func (p *Progress) End() {
 	}
 }
 
-func terminal(w io.Writer) bool {
+func terminal(w any) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -46,6 +47,7 @@ type Row struct {
 	offset int64
 	epoch  string
 	sees   string // a Sentinel's master
+	knows  string // a Sentinel's number of replicas / of Sentinels
 }
 
 // Status is what `status` prints.
@@ -271,8 +273,8 @@ func (st *Status) decide(wantServers, wantSentinels int) {
 	}
 	for _, r := range st.Rows {
 		if r.Role == "sentinel" && r.ok && wantServers > 0 {
-			if want := fmt.Sprintf("%d/%d", wantServers-1, wantSentinels); r.Keys != want {
-				bad = append(bad, fmt.Sprintf("%s knows %s of %s replicas/Sentinels", r.Addr, r.Keys, want))
+			if want := fmt.Sprintf("%d/%d", wantServers-1, wantSentinels); r.knows != want {
+				bad = append(bad, fmt.Sprintf("%s knows %s of %s replicas/Sentinels", r.Addr, r.knows, want))
 			}
 		}
 	}
@@ -393,7 +395,7 @@ func sentinelRow(addr string, timeout time.Duration) *Row {
 	r.sees = net.JoinHostPort(m["ip"], m["port"])
 	r.epoch = m["config-epoch"]
 	others, _ := strconv.Atoi(m["num-other-sentinels"]) // absent counts as none
-	r.Keys = fmt.Sprintf("%s/%d", m["num-slaves"], others+1)
+	r.knows = fmt.Sprintf("%s/%d", m["num-slaves"], others+1)
 	r.State = "ok"
 	if m["flags"] != "master" {
 		r.State = "sees the master as " + m["flags"]
@@ -402,12 +404,23 @@ func sentinelRow(addr string, timeout time.Duration) *Row {
 	return r
 }
 
+// plainRefused is the state of a process that has gone.
+const plainRefused = "down: nobody listens"
+
 func plain(err error) string {
-	if refused(err) {
-		return "down: nobody listens"
-	}
-	if e, ok := err.(net.Error); ok && e.Timeout() {
+	var dns *net.DNSError
+	var addr *net.AddrError
+	switch e, ok := err.(net.Error); {
+	case errors.As(err, &dns):
+		return "no such host"
+	case errors.As(err, &addr):
+		return addr.Err // such as a port that is none
+	case ok && e.Timeout():
 		return "no answer"
+	case refused(err):
+		return plainRefused
+	case err == io.EOF:
+		return "hangs up without an answer; is this a cluster bus, or TLS?"
 	}
 	return err.Error()
 }
@@ -433,11 +446,7 @@ func (st *Status) WriteTable(w io.Writer) {
 	}
 	fmt.Fprintln(tw, "ADDRESS\tROLE\tSTATE\tOFFSET\tLAG\tKEYS\tMEMORY\tUPTIME"+head)
 	for _, r := range st.Rows {
-		keys := r.Keys
-		if r.Role == "sentinel" {
-			keys = ""
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", r.Addr, r.Role, r.State, dash(r.Offset), dash(r.Lag), dash(keys), dash(r.Memory), dash(r.Uptime))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", r.Addr, r.Role, r.State, dash(r.Offset), dash(r.Lag), dash(r.Keys), dash(r.Memory), dash(r.Uptime))
 		if slots {
 			fmt.Fprintf(tw, "\t%s", dash(r.Slots))
 		}
@@ -448,6 +457,11 @@ func (st *Status) WriteTable(w io.Writer) {
 	}
 	_ = tw.Flush() // an error of the terminal has nobody to be told
 	fmt.Fprintf(w, "%s: %s\n", strings.ToUpper(st.Verdict.String()), st.Reason)
+}
+
+// silent says that there is nobody to be heard from.
+func (st *Status) silent() bool {
+	return !slices.ContainsFunc(st.Rows, func(r *Row) bool { return r.State != plainRefused })
 }
 
 func dash(s string) string {

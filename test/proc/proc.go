@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -21,6 +22,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrDeadline is a wait that took too long.
@@ -41,51 +44,82 @@ type Process struct {
 	Spec   Spec
 	cmd    *exec.Cmd
 	exited chan struct{}
-	out    syncBuffer
+	out    *os.File // in memory: what a process says before it answers is there before the answer
 }
 
-// syncBuffer keeps the last outputKept bytes of what a process says.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-const outputKept = 1 << 20
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.b = append(s.b, p...)
-	if len(s.b) > 2*outputKept {
-		s.b = append(s.b[:0], s.b[len(s.b)-outputKept:]...)
-	}
-	return len(p), nil
-}
+// outputKept is how much of the end of what a process says can be asked for.
+const outputKept = 2 << 20
 
 // Ports are taken from below those that the kernel gives to outgoing
-// connections, so that a server which is restarted finds its own free again.
+// connections, so that a server which is restarted finds its own free again;
+// BusAbove them is the port of a node's cluster bus, which is below those, too.
 const (
 	firstPort = 10000
 	ports     = 11000
+	// BusAbove is how far the port of a cluster bus is above that of the node.
+	BusAbove = 10000
+	// firstOutgoing is the first port that Linux gives to outgoing connections.
+	firstOutgoing = 32768
 )
+
+// reserved keeps the names that stand for ports, the newest of them: a listener
+// that nothing refers to is closed by the collector.
+var (
+	reservedMu sync.Mutex
+	reserved   []net.Listener
+)
+
+// reservedMost bounds reserved, for soaks.
+const reservedMost = 4000
+
+// reserve says whether a port is ours: nobody listens on it, and no other
+// process which asked this package holds it.
+func reserve(port int) bool {
+	// A name that only one process can hold stands for the port.
+	name, err := net.Listen("unix", "@holdfast-test-port-"+strconv.Itoa(port))
+	if err != nil {
+		return false
+	}
+	reservedMu.Lock()
+	if reserved = append(reserved, name); len(reserved) > reservedMost {
+		_ = reserved[0].Close()
+		reserved = reserved[1:]
+	}
+	reservedMu.Unlock()
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	return err == nil && l.Close() == nil
+}
 
 // FreePort returns a port of 127.0.0.1 that nobody listens on, and that no other
 // process which asked this function has been given: it is reserved until this
-// process ends.
+// process ends, or has asked for thousands more.
 func FreePort() (int, error) {
 	for range 1000 {
-		port := firstPort + rand.IntN(ports)
-		// A name that only one process can hold stands for the port.
-		if _, err := net.Listen("unix", "@holdfast-test-port-"+strconv.Itoa(port)); err != nil {
-			continue
+		if port := firstPort + rand.IntN(ports); reserve(port) {
+			return port, nil
 		}
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		return port, l.Close()
 	}
 	return 0, errors.New("no free port found")
+}
+
+// FreePorts returns the first of n ports in a row, all of which are free and
+// reserved as by FreePort, and so are those of their cluster buses.
+func FreePorts(n int) (int, error) { return FreePortsWith(n, BusAbove) }
+
+// FreePortsWith is FreePorts for programs that take, instead of those of a bus,
+// the ports that are above so much higher.
+func FreePortsWith(n, above int) (int, error) {
+	for range 1000 {
+		first := firstPort + rand.IntN(min(ports, firstOutgoing-above-firstPort)-n)
+		ok := true
+		for i := 0; ok && i < n; i++ {
+			ok = reserve(first+i) && reserve(first+i+above)
+		}
+		if ok {
+			return first, nil
+		}
+	}
+	return 0, errors.New("no free ports found")
 }
 
 // Start starts the server and returns at once.
@@ -100,7 +134,12 @@ func Start(s Spec) (*Process, error) {
 	if s.Bare {
 		p.cmd.Dir = s.Dir
 	}
-	p.cmd.Stdout, p.cmd.Stderr = &p.out, &p.out
+	out, err := unix.MemfdCreate("output", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	p.out = os.NewFile(uintptr(out), "output")
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	// The server ends with this process, also when that is killed.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
@@ -116,11 +155,18 @@ func Start(s Spec) (*Process, error) {
 // PID is the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Output is what the process has said so far, at least the last MiB.
+// Output is what the process has said so far, at most the last 2 MiB.
 func (p *Process) Output() string {
-	p.out.mu.Lock()
-	defer p.out.mu.Unlock()
-	return string(bytes.Clone(p.out.b))
+	st, err := p.out.Stat()
+	if err != nil {
+		return err.Error()
+	}
+	b := make([]byte, min(st.Size(), outputKept))
+	n, err := p.out.ReadAt(b, st.Size()-int64(len(b)))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err.Error()
+	}
+	return string(b[:n])
 }
 
 // Exited is closed when the process has ended.

@@ -10,10 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"holdfast/internal/ops"
+	"holdfast/test/proc"
 )
 
 var binary string
@@ -83,37 +85,12 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// bases hands out ports: tests run beside each other.
-var bases struct {
-	sync.Mutex
-	next int
-}
-
-// freeBase returns a port from which n ports, at most 10, and as many 20000 above,
-// are free. No other call returns the same.
+// freeBase returns a port from which n ports, and as many where the Sentinels of
+// a deployment are, are free and stay so for who asks as this does.
 func freeBase(t interface{ Fatal(...any) }, n int) int {
-	bases.Lock()
-	defer bases.Unlock()
-	if bases.next == 0 {
-		bases.next = 21000 + os.Getpid()%3000*6
+	base, err := proc.FreePortsWith(n, ops.SentinelOffset)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for base := bases.next; base < 44000; base += 10 {
-		if allFree(base, n) && allFree(base+20000, n) {
-			bases.next = base + 10
-			return base
-		}
-	}
-	t.Fatal("no free ports")
-	return 0
-}
-
-func allFree(base, n int) bool {
-	for p := base; p < base+n; p++ {
-		ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p))
-		if err != nil {
-			return false
-		}
-		_ = ln.Close()
-	}
-	return true
+	return base
 }
