@@ -6,9 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"holdfast/internal/redis/process"
 )
 
 func main() {
+	process.OwnArgs()
 	os.Exit(run(os.Args))
 }
 

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"holdfast/internal/redis/logline"
+	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/sentineld"
 	"holdfast/internal/redis/server"
 )
@@ -46,6 +47,7 @@ func redisSentinel(name string, args []string) int {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	process.ShowTitle(l.Config, name)
 	err = sentineld.Run(ctx, sentineld.Options{Loaded: l})
 	var exit sentineld.ExitError
 	switch {

@@ -25,8 +25,8 @@ func redisServer(name string, args []string) int {
 			fmt.Printf("Redis server v=%s sha=00000000:0 malloc=arena bits=64 build=holdfast\n", server.Version)
 			return 0
 		case "-h", "--help":
-			serverUsage(os.Stdout, name)
-			return 0
+			serverUsage(os.Stderr, name)
+			return 1 // as Redis does
 		}
 	}
 	if rest, is := sentinelMode(args); is {
@@ -40,7 +40,7 @@ func redisServer(name string, args []string) int {
 	if mayDaemonize(cfg) {
 		return daemonize(cfg.StdinText)
 	}
-	return serve(cfg)
+	return serve(name, cfg)
 }
 
 // bootLine prints a line of the log before there is one.
@@ -51,16 +51,21 @@ func bootLine(role byte, text string) {
 
 func configError(err error) int {
 	var le *config.LoadError
-	if errors.As(err, &le) {
+	var open *config.OpenError
+	switch {
+	case errors.As(err, &le):
 		fmt.Fprintf(os.Stderr, "\n%s", le.Error())
-	} else {
+	case errors.As(err, &open):
+		bootLine(logline.Child, err.Error())
+	default:
 		fmt.Fprintln(os.Stderr, err)
 	}
 	return 1
 }
 
-// serve runs a data server until it is told to stop.
-func serve(cfg *config.Config) int {
+// serve runs a data server until it is told to stop. name is how the program was
+// called.
+func serve(name string, cfg *config.Config) int {
 	// The heap is small beside the data, which lies outside of it: collect
 	// rarely. GOGC in the environment wins.
 	if os.Getenv("GOGC") == "" {
@@ -90,6 +95,11 @@ func serve(cfg *config.Config) int {
 		return 1
 	}
 	process.WritePidFile(cfg, log)
+	process.ShowTitle(cfg, name)
+	cfg.OnApply("proc-title-template", func(string, string) error {
+		process.ShowTitle(cfg, name)
+		return nil
+	})
 	stop := srv.HandleSignals(context.Background())
 	defer stop()
 	return srv.Run(context.Background())

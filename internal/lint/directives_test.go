@@ -27,7 +27,7 @@ var specials = map[string]string{
 
 // shownOnly are directives without effect whose value is used all the same: to
 // show it, or to word a refusal.
-var shownOnly = map[string]bool{"list-compress-depth": true, "enable-module-command": true}
+var shownOnly = map[string]bool{"list-compress-depth": true, "enable-module-command": true, "tls-dh-params-file": true, "tls-ciphersuites": true}
 
 // Every directive does what it says, or says why it does nothing here: a field
 // of the configuration that no code outside of its package reads has a reason,

@@ -267,13 +267,13 @@ func (c *Ctx) Notify(class NotifyClass, event string, key []byte) {
 }
 
 // Delete deletes a key of the current database, without event.
-func (c *Ctx) Delete(key []byte) bool { return c.DB.Delete(key, false) }
+func (c *Ctx) Delete(key []byte) bool { return c.DB.Delete(key, c.E.Cfg.LazyfreeLazyServerDel) }
 
 // DeleteIfEmpty deletes key when n, the length left of its collection, is 0,
 // and publishes "del".
 func (c *Ctx) DeleteIfEmpty(key []byte, n int) {
 	if n == 0 {
-		c.DB.Delete(key, false)
+		c.Delete(key)
 		c.Notify(NotifyGeneric, "del", key)
 	}
 }

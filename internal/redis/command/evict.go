@@ -52,6 +52,10 @@ func (e *Engine) freeMemory() bool {
 		e.evict.since = e.NowUs
 	}
 	start := e.Clock()
+	defer func() {
+		e.lastEnd = 0 // what this took is no part of the next command
+		e.SampleLatency("eviction-cycle", (e.Clock()-start)/1000)
+	}()
 	limit := e.evictBudgetNs()
 	for n := 1; e.overLimit() > 0; n++ {
 		db, key := e.pickVictim(policy)
@@ -115,7 +119,7 @@ func (e *Engine) evictBudgetNs() int64 {
 func (e *Engine) evictKey(db *keyspace.DB, key []byte) {
 	lazy := e.Cfg.LazyfreeLazyEviction
 	key = append([]byte(nil), key...)
-	db.Delete(key, lazy)
+	e.deleteTimed("eviction-del", db, key, lazy)
 	e.Stat.EvictedKeys++
 	e.Touched(db, key)
 	e.Notify(NotifyEvicted, "evicted", key, db)

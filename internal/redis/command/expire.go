@@ -104,7 +104,7 @@ func (e *Engine) deleteExpired(db *keyspace.DB, key []byte) bool {
 	lazy := e.Cfg.LazyfreeLazyExpire
 	e.keyBuf = append(e.keyBuf[:0], key...) // key may alias what is deleted
 	key = e.keyBuf
-	db.Delete(key, lazy)
+	e.deleteTimed("expire-del", db, key, lazy)
 	e.Notify(NotifyExpired, "expired", key, db)
 	e.Touched(db, key)
 	e.propagateDeletion(db, key, lazy)

@@ -1,5 +1,7 @@
 package command
 
+import "holdfast/internal/redis/keyspace"
+
 // The latency monitor: a short history, per class of events, of those that
 // took latency-monitor-threshold milliseconds or longer.
 
@@ -71,4 +73,16 @@ func (e *Engine) SampleLatency(event string, us int64) {
 	if t := e.Cfg.LatencyMonitorThreshold; t > 0 && us/1000 >= t {
 		e.Latency.Add(event, e.NowMs/1000, us/1000)
 	}
+}
+
+// deleteTimed deletes a key for the server's own reasons and enters what that
+// took with the latency monitor.
+func (e *Engine) deleteTimed(event string, db *keyspace.DB, key []byte, lazy bool) {
+	if e.Cfg.LatencyMonitorThreshold == 0 {
+		db.Delete(key, lazy)
+		return
+	}
+	start := e.Clock()
+	db.Delete(key, lazy)
+	e.SampleLatency(event, (e.Clock()-start)/1000)
 }

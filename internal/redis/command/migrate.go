@@ -374,7 +374,7 @@ func (m *migration) deleteArrived(c *Ctx) (gone [][]byte) {
 }
 
 func (m *migration) deleteOne(c *Ctx, gone [][]byte, key []byte) [][]byte {
-	if !c.DB.Delete(key, false) {
+	if !c.Delete(key) {
 		return gone
 	}
 	c.Changed(NotifyGeneric, "del", key)

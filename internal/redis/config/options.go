@@ -169,7 +169,6 @@ var shutdownWords = []enumWord{
 func (c *Config) generalTable() []*Param {
 	const (
 		goThreads = "threads belong to the language's scheduler; bind the process with taskset or systemd"
-		title     = "the process keeps the command line that it was started with"
 		debugging = "it serves the debugging of another program"
 	)
 	o := &c.GeneralOptions
@@ -189,8 +188,8 @@ func (c *Config) generalTable() []*Param {
 			noEffect("memory is not tested on a crash"),
 		integer(&o.Databases, "databases", 1, maxInt, 16, Immutable, "number of databases that SELECT can choose from"),
 		yesNo(&o.AlwaysShowLogo, "always-show-logo", false, Immutable, "print a picture at start-up even if nobody watches a terminal"),
-		yesNo(&o.SetProcTitle, "set-proc-title", true, Immutable, "show address and mode in the process list").noEffect(title),
-		c.procTitleParam().noEffect(title),
+		yesNo(&o.SetProcTitle, "set-proc-title", true, Immutable, "show address and mode in the process list, if the command line has room for it (Linux)"),
+		c.procTitleParam(),
 		integer(&o.HZ, "hz", 0, maxInt, 10, Modifiable, "rounds of background work per second, held between 1 and 500"),
 		yesNo(&o.DynamicHZ, "dynamic-hz", true, Modifiable, "more rounds with more clients").
 			noEffect("idle and slow clients are found by timers, not by scanning all clients"),
@@ -217,7 +216,7 @@ func (c *Config) generalTable() []*Param {
 		integer(&o.BusyReplyThreshold, "busy-reply-threshold", 0, maxLong, 5000, Modifiable,
 			"milliseconds after which clients get BUSY while a script runs").also("lua-time-limit").
 			noEffect("there are no scripts yet, and no other command runs for long"),
-		integer(&o.WatchdogPeriod, "watchdog-period", 0, maxInt, 0, Hidden, "milliseconds of a watchdog").noEffect(debugging),
+		integer(&o.WatchdogPeriod, "watchdog-period", 0, maxInt, 0, Hidden, "milliseconds that anything may take before the log says what is going on"),
 		yesNo(&o.UseExitOnPanic, "use-exit-on-panic", false, Hidden, "exit instead of abort").noEffect(debugging),
 	}
 }

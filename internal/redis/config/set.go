@@ -10,8 +10,9 @@ import (
 
 // SetError is the refusal of a CONFIG SET. Error is the reply without its code.
 type SetError struct {
-	Code string // "ERR" or "LOADING"
-	Text string
+	Code    string // "ERR" or "LOADING"
+	Text    string
+	Applied string // the parameter whose new value could not be put into force, if that is it
 }
 
 func (e *SetError) Error() string { return e.Text }
@@ -141,7 +142,9 @@ func (c *Config) apply(changed []*Param, was []string, before Options) *SetError
 					// restored, the first error is still the one to report.
 					_ = done[j].hook(done[j].new, done[j].old)
 				}
-				return failedAt(p.Name, err.Error())
+				refusal := failedAt(p.Name, err.Error())
+				refusal.Applied = p.Name
+				return refusal
 			}
 			done = append(done, call{hook, was[i], now})
 		}

@@ -235,6 +235,9 @@ func (c *Config) procTitleVariable(name, title string) (string, bool) {
 	case "unixsocket":
 		return c.UnixSocket, true
 	case "config-file":
+		if c.File == "" {
+			return "-", true
+		}
 		return c.File, true
 	}
 	return "", false

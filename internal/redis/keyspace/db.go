@@ -38,6 +38,8 @@ type Limits struct {
 	LFUDecayTime int // minutes
 
 	SaveIdle bool // snapshots tell the idle times: the eviction policy is one of LRU
+
+	LazyServerDel bool // what is overwritten is freed as with lazy of Delete
 }
 
 // DefaultLimits returns Redis's defaults.
@@ -223,6 +225,9 @@ func (db *DB) Delete(key []byte, lazy bool) bool {
 	a := db.ks.arena
 	e := a.entry(off)
 	db.save(&e)
+	if lazy {
+		db.ks.countLazy(Ref{db, off})
+	}
 	db.unlink(h, &e)
 	if e.isLarge() {
 		db.ks.discard(db.ks.takeLarge(a.largeID(&e)), lazy)
@@ -331,7 +336,7 @@ func (db *DB) transfer(from []byte, dst *DB, to []byte) {
 	// The keys that were passed may lie in the entry that is freed here.
 	to = a.keyOf(&now)
 	a.Free(off, e.size())
-	dst.Delete(to, false)
+	dst.Delete(to, db.ks.limits.LazyServerDel)
 	dst.link(dst.keys.hash(to), &now)
 }
 
@@ -357,7 +362,7 @@ func (db *DB) Copy(key []byte, dst *DB, newKey []byte) {
 		copy(a.mem[now.val():], a.valOf(&e))
 	}
 	newKey = a.keyOf(&now)
-	dst.Delete(newKey, false)
+	dst.Delete(newKey, ks.limits.LazyServerDel)
 	dst.link(dst.keys.hash(newKey), &now)
 }
 

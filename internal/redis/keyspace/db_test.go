@@ -310,7 +310,11 @@ func TestLazyDeleteFreesInSteps(t *testing.T) {
 		for ks.FreeStep(2) > 0 {
 			steps++
 		}
-		if ks.UsedMemory() != 0 || ks.LazyFreed() != 1 || steps < 3 {
+		counted := int64(1)
+		if typ == TypeList {
+			counted = 0 // fewer than 65 nodes
+		}
+		if ks.UsedMemory() != 0 || ks.LazyFreed() != counted || steps < 3 {
 			t.Errorf("%v: %d bytes stay after %d steps, %d freed", typ, ks.UsedMemory(), steps, ks.LazyFreed())
 		}
 		closeKeyspace(t, ks)

@@ -13,7 +13,38 @@ type trashQueue struct {
 	arenaBytes int64 // used in arenas
 	arenaKeys  int   // keys that were in arenas
 	pending    int   // objects and keys not freed yet
-	freed      int64
+	freed      int64 // what Redis would have left to its thread, as LazyFreed says
+}
+
+// freeEffort is Redis's estimate of what it takes to free the value: its
+// elements, of a list its nodes, and 1 for what lies in one piece.
+func (r Ref) freeEffort() int {
+	switch r.Type() {
+	case TypeString:
+		return 1
+	case TypeList:
+		l := r.db.List(r)
+		n, _ := l.Nodes()
+		return n
+	}
+	switch e := r.entry(); {
+	case e.isLarge():
+		if obj := r.db.large(r); obj.encoding() != "listpack" {
+			return obj.length()
+		}
+	case e.typ() == TypeSet && e.form() != formIntset:
+		s := r.db.Set(r)
+		return s.Len()
+	}
+	return 1
+}
+
+// countLazy counts the value of r, which is deleted lazily, if Redis would leave
+// it to its thread. What is small here is freed at once all the same.
+func (ks *Keyspace) countLazy(r Ref) {
+	if r.freeEffort() > lazyMin {
+		ks.trash.freed++
+	}
 }
 
 // discard frees obj, which no entry names any more: now, or by FreeStep, or, if
@@ -49,6 +80,9 @@ func (ks *Keyspace) Flush(db int, async bool) {
 	}
 	for i, d := range ks.dbs {
 		if db < 0 || db == i {
+			if async {
+				ks.trash.freed += int64(d.keys.len())
+			}
 			d.flush(async)
 		}
 	}
@@ -83,12 +117,15 @@ func (t *trashQueue) addIndex(x *table) {
 // FreeStep and goes on with a new one, if the system lets it have one.
 func (ks *Keyspace) flushArena(async bool) {
 	t := &ks.trash
+	keys := 0
+	for _, db := range ks.dbs {
+		keys += db.keys.len()
+	}
+	if async {
+		t.freed += int64(keys)
+	}
 	if async && ks.arena.Used() > dirtyMax {
 		if a, err := NewArena(int64(len(ks.arena.mem))); err == nil {
-			keys := 0
-			for _, db := range ks.dbs {
-				keys += db.keys.len()
-			}
 			t.arenas = append(t.arenas, ks.arena)
 			t.arenaBytes += ks.arena.Used()
 			t.arenaKeys += keys
@@ -111,10 +148,6 @@ func (ks *Keyspace) forgetAll() {
 	}
 	// What waited to be freed lay in the arena that is gone.
 	t := &ks.trash
-	for _, x := range t.indexes {
-		t.freed += int64(x.len())
-	}
-	t.freed += int64(len(t.objects))
 	t.indexes, t.objects = nil, nil
 	t.pending = t.arenaKeys
 	ks.large, ks.largeFree = nil, nil
@@ -130,7 +163,6 @@ func (ks *Keyspace) FreeStep(budget int) (pending int) {
 			t.objects[0] = nil
 			t.objects = t.objects[1:]
 			t.pending--
-			t.freed++
 		}
 	case len(t.indexes) > 0:
 		ks.freeIndexes(budget, true)
@@ -149,7 +181,6 @@ func (ks *Keyspace) freeIndexes(budget int, lazy bool) {
 		spent, done := t.indexes[0].drain(budget, func(off Off) { ks.freeEntry(off, lazy) })
 		budget -= spent
 		t.pending -= spent
-		t.freed += int64(spent)
 		if !done {
 			return
 		}
@@ -175,7 +206,6 @@ func (ks *Keyspace) freeArena(budget int) {
 		keys := int(int64(t.arenaKeys) * int64(n-from) / int64(n))
 		t.arenaKeys -= keys
 		t.pending -= keys
-		t.freed += int64(keys)
 	}
 	if len(a.units) > 1 {
 		return
@@ -183,7 +213,6 @@ func (ks *Keyspace) freeArena(budget int) {
 	t.arenaBytes -= a.used
 	if len(t.arenas) == 1 {
 		t.pending -= t.arenaKeys
-		t.freed += int64(t.arenaKeys)
 		t.arenaKeys = 0
 	}
 	// Only an argument that is no mapping can fail, and leaves address space.
@@ -206,7 +235,9 @@ func (t *trashQueue) close() error {
 // PendingFree returns how many keys and collections wait to be freed.
 func (ks *Keyspace) PendingFree() int64 { return int64(ks.trash.pending) }
 
-// LazyFreed returns how many keys and collections FreeStep has freed.
+// LazyFreed returns how many keys and collections were removed lazily: the keys
+// of databases that were flushed, and the values that take more than 64 steps to
+// free by Redis's rule. Those that still wait are among them.
 func (ks *Keyspace) LazyFreed() int64 { return ks.trash.freed }
 
 // ResetLazyFreed sets that count to 0, as CONFIG RESETSTAT does.

@@ -14,10 +14,14 @@ func (db *DB) SetString(key, val []byte, expireAt int64) {
 	}
 	e := a.entry(off)
 	db.save(&e)
+	lazy := ks.limits.LazyServerDel
+	if lazy && e.typ() != TypeString {
+		ks.countLazy(Ref{db, off})
+	}
 	if e.isLarge() {
 		// The value may be an element of what is freed here.
 		val = append([]byte(nil), val...)
-		ks.discard(ks.takeLarge(a.largeID(&e)), false)
+		ks.discard(ks.takeLarge(a.largeID(&e)), lazy)
 	}
 	lru := ks.newLRU()
 	if ks.limits.LFU {

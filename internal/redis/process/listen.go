@@ -68,9 +68,9 @@ func (e *ListenError) Error() string {
 
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// EachBind calls open for all addresses of bind at a port. An address that is
-// optional, or of IPv6 on a machine that has none, may fail; the first other
-// failure is logged and ends it.
+// EachBind calls open for all addresses of bind at a port. Failures are logged.
+// An address may be missing if it is optional, or if the machine lacks its
+// family, IPv6 that is; the first other failure ends it.
 func EachBind(cfg *config.Config, port int, log *Logger, open func(network, where string) error) error {
 	opened := 0
 	for _, bind := range cfg.Bind {
@@ -80,11 +80,8 @@ func EachBind(cfg *config.Config, port int, log *Logger, open func(network, wher
 			opened++
 			continue
 		}
-		if optional && ignorableBind(err) {
-			continue
-		}
-		log.Warning("Warning: Could not create server TCP listening socket %s:%d: %s", addr, port, BindText(err))
-		if network == "tcp6" && ignorableBind(err) {
+		log.Warning("Warning: Could not create server TCP listening socket %s:%d: %s", strings.TrimPrefix(bind, "-"), port, BindText(err))
+		if optional && errors.Is(err, unix.EADDRNOTAVAIL) || noSuchFamily(err) {
 			continue
 		}
 		return &ListenError{Port: port, Err: err}
@@ -95,8 +92,9 @@ func EachBind(cfg *config.Config, port int, log *Logger, open func(network, wher
 	return nil
 }
 
-func ignorableBind(err error) bool {
-	for _, e := range []error{unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT, unix.ENOPROTOOPT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT, unix.EPFNOSUPPORT} {
+// noSuchFamily reports whether the machine knows nothing of such addresses.
+func noSuchFamily(err error) bool {
+	for _, e := range []error{unix.EAFNOSUPPORT, unix.ENOPROTOOPT, unix.EPROTONOSUPPORT, unix.ESOCKTNOSUPPORT, unix.EPFNOSUPPORT} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -106,8 +104,14 @@ func ignorableBind(err error) bool {
 
 // BindText words an error of listening as Redis does.
 func BindText(err error) string {
-	if errors.Is(err, unix.EADDRINUSE) {
-		return "bind: Address already in use"
+	var no syscall.Errno
+	var name *net.DNSError
+	switch {
+	case errors.As(err, &no) && no != 0:
+		text := no.Error()
+		return "bind: " + strings.ToUpper(text[:1]) + text[1:]
+	case errors.As(err, &name) && name.IsNotFound:
+		return "Name or service not known"
 	}
 	return err.Error()
 }

@@ -124,6 +124,24 @@ func (l *Logger) Raw(level config.LogLevel, text string) {
 	}
 }
 
+// FromSignal writes one warning about a signal, in the form in which Redis's
+// handlers of signals write.
+func (l *Logger) FromSignal(text string) {
+	if l.format != config.LogFormatLegacy {
+		l.Warning("%s", text)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if config.LogWarning < l.level {
+		return
+	}
+	l.write(fmt.Appendf(nil, "%d:signal-handler (%d) %s\n", os.Getpid(), time.Now().Unix(), text))
+	if l.syslog != nil {
+		l.syslog.write(config.LogWarning, text)
+	}
+}
+
 // Notice logs at level notice, Warning at level warning, Verbose at verbose,
 // Debug at debug.
 func (l *Logger) Notice(format string, args ...any)  { l.Log(config.LogNotice, format, args...) }

@@ -18,8 +18,14 @@ import (
 
 // ServerTLS builds what the tls-* directives say about accepting.
 func ServerTLS(c *config.Config) (*tls.Config, error) {
-	if c.TLSCertFile == "" || c.TLSKeyFile == "" {
-		return nil, errors.New("No tls-cert-file and tls-key-file configured!")
+	switch {
+	case c.TLSCertFile == "":
+		return nil, errors.New("No tls-cert-file configured!")
+	case c.TLSKeyFile == "":
+		return nil, errors.New("No tls-key-file configured!")
+	}
+	if err := checkUnused(c); err != nil {
+		return nil, err
 	}
 	cert, err := loadKeyPair(c.TLSCertFile, c.TLSKeyFile, c.TLSKeyFilePass)
 	if err != nil {
@@ -40,6 +46,29 @@ func ServerTLS(c *config.Config) (*tls.Config, error) {
 	}
 	return conf, protocols(conf, c)
 }
+
+// checkUnused refuses what Redis refuses in directives that have no effect here:
+// the language chooses the suites of TLSv1.3 and the parameters of key exchange.
+func checkUnused(c *config.Config) error {
+	if path := c.TLSDHParamsFile; path != "" {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("Failed to load DH params file: %w", err)
+		}
+		if block, _ := pem.Decode(b); block == nil || block.Type != "DH PARAMETERS" {
+			return fmt.Errorf("Failed to load DH params file: %s: it holds no DH PARAMETERS", path)
+		}
+	}
+	for _, name := range strings.FieldsFunc(c.TLSCiphersuites, func(r rune) bool { return r == ':' }) {
+		if !slices.Contains(suitesOf13, name) {
+			return fmt.Errorf("Failed to configure ciphersuites: %s", c.TLSCiphersuites)
+		}
+	}
+	return nil
+}
+
+// suitesOf13 are all there are for TLSv1.3, known to the language or not.
+var suitesOf13 = []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_CCM_SHA256", "TLS_AES_128_CCM_8_SHA256"}
 
 var errNoAuthority = errors.New("Either tls-ca-cert-file or tls-ca-cert-dir must be specified when tls-cluster, tls-replication or tls-auth-clients are enabled!")
 
@@ -93,7 +122,14 @@ func loadKeyPair(certFile, keyFile, pass string) (tls.Certificate, error) {
 	if block == nil {
 		return tls.Certificate{}, fmt.Errorf("%s holds no PEM block", keyFile)
 	}
-	//lint:ignore SA1019 legacy encrypted keys are what tls-key-file-pass is about
+	if block.Type == "ENCRYPTED PRIVATE KEY" {
+		der, err := decryptPKCS8(block.Bytes, []byte(pass))
+		if err != nil {
+			return tls.Certificate{}, fmt.Errorf("%s: %w", keyFile, err)
+		}
+		keyPEM = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	}
+	//lint:ignore SA1019 keys encrypted in the old form are common still
 	if x509.IsEncryptedPEMBlock(block) {
 		//lint:ignore SA1019 see above
 		der, err := x509.DecryptPEMBlock(block, []byte(pass))

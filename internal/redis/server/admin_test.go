@@ -104,10 +104,11 @@ func TestCrashAndRecover(t *testing.T) {
 		if err != nil {
 			return false
 		}
-		n.c = c
+		defer c.Close()
 		_, err = c.Must("PING")
 		return err == nil
 	})
+	n.dial()
 	if v := n.do("GET", "k").Text(); v != "v" {
 		t.Errorf("k is %q", v)
 	}
@@ -249,7 +250,7 @@ func TestTLSFollowsTheConfiguration(t *testing.T) {
 		defer nc.Close()
 		return nc.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 	}
-	n.fails("Unable to listen on this port. Check server logs.", "CONFIG", "SET", "tls-port", strconv.Itoa(port))
+	n.fails("Unable to update TLS configuration. Check server logs.", "CONFIG", "SET", "tls-port", strconv.Itoa(port))
 	certFile, keyFile := certificate(t, t.TempDir(), "one", 1)
 	n.do("CONFIG", "SET", "tls-cert-file", certFile, "tls-key-file", keyFile, "tls-auth-clients", "no", "tls-port", strconv.Itoa(port))
 	eventually(t, "TLS is served", func() bool { return serial() == 1 })
@@ -309,9 +310,8 @@ func TestLargestClientsAreEvicted(t *testing.T) {
 	}
 	eventually(t, "the large client is gone", func() bool { return n.info("evicted_clients") == "1" })
 	n.do("PING")
-	if got := n.info("connected_clients"); got != "1" {
-		t.Errorf("%s clients are left, want 1", got)
-	}
+	// The connection that found out whether the server is ready may be the last to go.
+	eventually(t, "one client is left", func() bool { return n.info("connected_clients") == "1" })
 }
 
 // FLUSHALL makes an end of the BGSAVE that runs, and of the old dump.rdb.

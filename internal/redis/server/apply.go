@@ -12,7 +12,7 @@ import (
 	"holdfast/internal/redis/sds"
 )
 
-// applyLimits copies the thresholds of encodings to the keyspace.
+// applyLimits copies what the keyspace goes by to it.
 func (s *Server) applyLimits() {
 	l, c := s.ks.Limits(), s.cfg
 	l.HashMaxListpackEntries, l.HashMaxListpackValue = int(c.HashMaxListpackEntries), int(c.HashMaxListpackValue)
@@ -20,6 +20,7 @@ func (s *Server) applyLimits() {
 	l.SetMaxIntsetEntries = int(c.SetMaxIntsetEntries)
 	l.ZsetMaxListpackEntries, l.ZsetMaxListpackValue = int(c.ZSetMaxListpackEntries), int(c.ZSetMaxListpackValue)
 	l.LFU, l.LFULogFactor, l.LFUDecayTime = c.MaxMemoryPolicy.IsLFU(), c.LFULogFactor, c.LFUDecayTime
+	l.LazyServerDel = c.LazyfreeLazyServerDel
 	s.e.State.RequirePass = c.RequirePass != ""
 }
 
@@ -72,7 +73,8 @@ func readRSS() int64 {
 func (s *Server) registerApply() {
 	on := func(name string, fn func(old, now string) error) { s.cfg.OnApply(name, fn) }
 	for _, name := range []string{"hash-max-listpack-entries", "hash-max-listpack-value", "list-max-listpack-size", "list-compress-depth",
-		"set-max-intset-entries", "zset-max-listpack-entries", "zset-max-listpack-value", "maxmemory-policy", "lfu-log-factor", "lfu-decay-time", "requirepass"} {
+		"set-max-intset-entries", "zset-max-listpack-entries", "zset-max-listpack-value", "maxmemory-policy", "lfu-log-factor", "lfu-decay-time",
+		"lazyfree-lazy-server-del", "requirepass"} {
 		on(name, func(string, string) error { s.applyLimits(); return nil })
 	}
 	on("requirepass", func(_, now string) error {
@@ -110,6 +112,7 @@ func (s *Server) registerApply() {
 	})
 	on("stop-writes-on-bgsave-error", func(string, string) error { s.updateDiskError(); return nil })
 	on("save", func(string, string) error { s.updateDiskError(); return nil })
+	on("watchdog-period", func(string, string) error { s.applyWatchdog(); return nil })
 	s.registerListen()
 	s.registerOOMScore()
 	on("dir", func(_, now string) error { return os.Chdir(now) })

@@ -58,6 +58,9 @@ func (s *Server) cmdConfigSet(c *command.Ctx) {
 	}
 	var refusal *config.SetError
 	if errors.As(err, &refusal) {
+		if refusal.Applied != "" {
+			s.log.Warning("Failed applying new configuration. Possibly related to new %s setting. Restoring previous settings.", refusal.Applied)
+		}
 		c.Err(refusal.Code + " " + refusal.Text)
 	} else {
 		c.Err("ERR " + err.Error())

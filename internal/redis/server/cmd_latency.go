@@ -263,11 +263,17 @@ func (s *Server) latencyAdvice(seen map[string]bool) (lines []string) {
 			lines = append(lines, fmt.Sprintf("Your current Slow Log configuration only logs events that are slower than your configured latency monitor threshold. Please use 'CONFIG SET slowlog-log-slower-than %d'.", limit))
 		}
 		lines = append(lines,
-			"Check your Slow Log to understand what are the commands you are running which are too slow to execute. Please check https://redis.io/commands/slowlog for more information.",
-			"Deleting, expiring or evicting (because of maxmemory policy) large objects is a blocking operation. If you have very large objects that are often deleted, expired, or evicted, try to fragment those objects into multiple smaller objects.")
+			"Check your Slow Log to understand what are the commands you are running which are too slow to execute. Please check https://redis.io/commands/slowlog for more information.")
 	}
-	if seen["expire-cycle"] || seen["eviction-cycle"] {
-		lines = append(lines, "Many keys expire or are evicted at once: spread their times to live, or give the server more memory.")
+	if seen["expire-cycle"] && s.cfg.HZ < 100 {
+		lines = append(lines, "In order to make the Redis keys expiring process more incremental, try to set the 'hz' configuration parameter to 100 using 'CONFIG SET hz 100'.")
+	}
+	if seen["command"] || seen["fast-command"] || seen["expire-cycle"] || seen["eviction-del"] {
+		lines = append(lines, "Deleting, expiring or evicting (because of maxmemory policy) large objects is a blocking operation. If you have very large objects that are often deleted, expired, or evicted, try to fragment those objects into multiple smaller objects.")
+	}
+	if seen["eviction-cycle"] {
+		lines = append(lines, "Sudden changes to the 'maxmemory' setting via 'CONFIG SET', or allocation of large objects via sets or sorted sets intersections, STORE option of SORT, "+
+			"Redis Cluster large keys migrations (RESTORE command), may create sudden memory pressure forcing the server to block trying to evict keys. ")
 	}
 	if seen["aof-fsync-always"] || seen["aof-write"] {
 		lines = append(lines, "The disk under the journal is slow: put it on a faster disk, or use appendfsync everysec if losing a second of writes at a power cut is acceptable.")

@@ -10,7 +10,8 @@ import (
 // cronState is what the timer remembers between two runs. Under the engine's lock.
 type cronState struct {
 	ticks      int64
-	wakeMs     int64 // when the timer means to look at deadlines
+	watchdog   *time.Timer // nil until it is wanted
+	wakeMs     int64       // when the timer means to look at deadlines
 	defrag     defragCron
 	peakMemory int64
 	rss        int64
@@ -137,12 +138,12 @@ func (s *Server) runCron() {
 		return
 	}
 	s.cron.ticks++
-
+	s.feedWatchdog()
 	if s.e.KS.PendingFree() > 0 {
 		e.KS.FreeStep(20000)
 	}
 	s.timed("expire-cycle", func() { e.ActiveExpire(int64(period)) })
-	s.timed("eviction-cycle", e.EvictStep)
+	e.EvictStep()
 	s.defragCron(now, period)
 	s.clientsCron(now)
 	if s.every(100 * time.Millisecond) {

@@ -70,7 +70,7 @@ func (s *Server) startTLS(fd int, ln *listener, addr, laddr string) {
 		err := nc.Handshake()
 		s.handshakeOver(raw)
 		if err != nil {
-			s.log.Verbose("Error accepting a client connection: %s addr=%s", err, addr)
+			s.log.Warning("Error accepting a client connection: %s (conn: addr=%s)", err, addr)
 			_ = nc.Close()
 			return
 		}

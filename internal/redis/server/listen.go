@@ -5,7 +5,8 @@ import "holdfast/internal/redis/process"
 // tlsDirectives are those from which the configurations of TLS are built.
 var tlsDirectives = []string{
 	"tls-cert-file", "tls-key-file", "tls-key-file-pass", "tls-client-cert-file", "tls-client-key-file", "tls-client-key-file-pass",
-	"tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-replication", "tls-cluster", "tls-protocols", "tls-ciphers", "tls-session-caching",
+	"tls-ca-cert-file", "tls-ca-cert-dir", "tls-auth-clients", "tls-replication", "tls-cluster", "tls-protocols", "tls-ciphers", "tls-ciphersuites",
+	"tls-dh-params-file", "tls-session-caching",
 }
 
 // admit counts a new connection. text is what it is told before it is closed,

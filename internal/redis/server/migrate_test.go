@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -65,15 +66,15 @@ func TestMigrateGoesBothWays(t *testing.T) {
 					t.Fatalf("MIGRATE %q: %q, want %q", args, got, want)
 				}
 			}
-			move("ERR Target instance replied with error: NOAUTH Authentication required.", "s", "0", "5000")
-			move("ERR Target instance replied with error: WRONGPASS invalid username-password pair or user is disabled.", "s", "0", "5000", "AUTH", "wrong")
-			move("ERR Target instance replied with error: ERR DB index is out of range", "s", "99", "5000", "AUTH", "secret")
+			move("ERR Target instance replied with error: NOAUTH Authentication required.", "s", "0", "60000")
+			move("ERR Target instance replied with error: WRONGPASS invalid username-password pair or user is disabled.", "s", "0", "60000", "AUTH", "wrong")
+			move("ERR Target instance replied with error: ERR DB index is out of range", "s", "99", "60000", "AUTH", "secret")
 			b.ask("DEL", "s") // RESTORE came right behind the SELECT that failed, as Redis sends it
-			move("OK", "s", "0", "5000", "COPY", "AUTH", "secret")
-			move("ERR Target instance replied with error: BUSYKEY Target key name already exists.", "s", "0", "5000", "AUTH", "secret")
-			move("OK", "s", "0", "5000", "REPLACE", "AUTH2", "default", "secret")
-			move("NOKEY", "s", "0", "5000", "AUTH", "secret")
-			move("OK", append([]string{"", "3", "5000", "AUTH", "secret", "KEYS"}, keys...)...)
+			move("OK", "s", "0", "60000", "COPY", "AUTH", "secret")
+			move("ERR Target instance replied with error: BUSYKEY Target key name already exists.", "s", "0", "60000", "AUTH", "secret")
+			move("OK", "s", "0", "60000", "REPLACE", "AUTH2", "default", "secret")
+			move("NOKEY", "s", "0", "60000", "AUTH", "secret")
+			move("OK", append([]string{"", "3", "60000", "AUTH", "secret", "KEYS"}, keys...)...)
 			if got := a.ask("DBSIZE"); got != "0" {
 				t.Errorf("%s keys left", got)
 			}
@@ -98,20 +99,20 @@ func TestMigrateReconnectsWhenTheKeptConnectionIsGone(t *testing.T) {
 	a, b := ours(t), ours(t)
 	for i := range 3 {
 		a.ask("SET", "k", "v")
-		if got := a.ask("MIGRATE", "127.0.0.1", b.port(), "k", "0", "5000", "REPLACE"); got != "OK" {
+		if got := a.ask("MIGRATE", "127.0.0.1", b.port(), "k", "0", "60000", "REPLACE"); got != "OK" {
 			t.Fatalf("round %d: %q", i, got)
 		}
 		if i == 0 {
-			if n := b.ask("CLIENT", "LIST"); strings.Count(n, "\n") != 2 {
-				t.Errorf("clients of the target:\n%s", n)
-			}
+			// The connection that found out whether the server is ready may be the last to go.
+			eventually(t, "the target has two clients", func() bool { return strings.Count(b.ask("CLIENT", "LIST"), "\n") == 2 })
 		}
 		b.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 	}
 }
 
-// deafTarget takes connections and requests, and answers with what reply gives.
-func deafTarget(t *testing.T, reply string) (port string) {
+// deafTarget takes connections and requests, and answers with what reply gives
+// and by the end of the connection; with no reply, when over is closed.
+func deafTarget(t *testing.T, reply string, over <-chan struct{}) (port string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -130,13 +131,16 @@ func deafTarget(t *testing.T, reply string) (port string) {
 					return
 				}
 				if reply == "" {
-					var b [4096]byte
-					for err == nil {
-						_, err = nc.Read(b[:])
-					}
-					return
+					go func() {
+						<-over
+						_ = nc.(*net.TCPConn).CloseWrite() // the other side may have gone
+					}()
+				} else {
+					_, _ = nc.Write([]byte(reply))
+					_ = nc.(*net.TCPConn).CloseWrite()
 				}
-				_, _ = nc.Write([]byte(reply))
+				// To close with requests unread would break what is being sent.
+				_, _ = io.Copy(io.Discard, nc)
 			}()
 		}
 	}()
@@ -154,16 +158,18 @@ func TestMigrateFailsAsRedisDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	silent, closes := deafTarget(t, ""), deafTarget(t, "\r\n")
-	refuses := deafTarget(t, "+OK\r\n-WHATEVER no\r\n")
-	half := deafTarget(t, "+OK\r\n+OK\r\n")
+	over := make(chan struct{})
+	defer close(over)
+	silent, closes := deafTarget(t, "", over), deafTarget(t, "\r\n", over)
+	refuses := deafTarget(t, "+OK\r\n-WHATEVER no\r\n", over)
+	half := deafTarget(t, "+OK\r\n+OK\r\n", over)
 	for _, args := range [][]string{
-		{strconv.Itoa(free), "k", "0", "200"},
-		{"notaport", "k", "0", "200"},
-		{silent, "k", "0", "150"},
-		{closes, "k", "0", "500"},
-		{refuses, "k", "0", "500"},
-		{half, "", "0", "500", "KEYS", "k", "k2"},
+		{strconv.Itoa(free), "k", "0", "60000"},
+		{"notaport", "k", "0", "60000"},
+		{silent, "k", "0", "1000"}, // the only one that waits for it
+		{closes, "k", "0", "60000"},
+		{refuses, "k", "0", "60000"},
+		{half, "", "0", "60000", "KEYS", "k", "k2"},
 	} {
 		var got [2]string
 		for i, start := range []func(*testing.T, ...string) *node{genuine, ours} {
@@ -181,10 +187,11 @@ func TestMigrateFailsAsRedisDoes(t *testing.T) {
 // Only who writes to the key waits for a target that does not answer.
 func TestMigrateHoldsUpNobodyElse(t *testing.T) {
 	n := ours(t)
-	silent := deafTarget(t, "")
+	over := make(chan struct{})
+	silent := deafTarget(t, "", over)
 	n.ask("MSET", "k", "v", "other", "v")
 	mover, writer := n.another(), n.another()
-	mover.Send("MIGRATE", "127.0.0.1", silent, "k", "0", "3000")
+	mover.Send("MIGRATE", "127.0.0.1", silent, "k", "0", "60000")
 	if err := mover.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -197,6 +204,7 @@ func TestMigrateHoldsUpNobodyElse(t *testing.T) {
 	if got := n.ask("APPEND", "other", "w") + n.ask("GET", "k"); got != "2v" {
 		t.Errorf("others got %q", got)
 	}
+	close(over)
 	for c, want := range map[*proc.Conn]string{mover: "IOERR error or timeout reading to target instance", writer: "2"} {
 		v, err := c.Recv()
 		if err != nil || v.Text() != want {
@@ -224,8 +232,8 @@ func TestMigrateReachesReplicasAsDel(t *testing.T) {
 	r := ours(t, "--replicaof", "127.0.0.1 "+a.port())
 	eventually(t, "the link is up", func() bool { return r.info("master_link_status") == "up" })
 	a.ask("MSET", "k", "v", "stays", "v")
-	a.ask("MIGRATE", "127.0.0.1", b.port(), "k", "0", "5000")
-	if got := a.ask("WAIT", "1", "20000"); got != "1" {
+	a.ask("MIGRATE", "127.0.0.1", b.port(), "k", "0", "60000")
+	if got := a.ask("WAIT", "1", "60000"); got != "1" {
 		t.Fatalf("WAIT: %s", got)
 	}
 	if got := r.ask("EXISTS", "k") + r.ask("EXISTS", "stays"); got != "01" {

@@ -26,15 +26,15 @@ const oomScoreFile = "/proc/self/oom_score_adj"
 func (s *Server) registerOOMScore() {
 	apply := func(string, string) error {
 		if err := s.applyOOMScore(); err != nil {
-			s.log.Warning("Unable to write oom_score_adj: %s", err)
-			return errors.New("Failed to apply new oom_score_adj configuration, check server logs.")
+			s.log.Warning("Unable to write oom_score_adj: %s", errnoText(err))
+			return errors.New("Failed to set current oom_score_adj. Check server logs.")
 		}
 		return nil
 	}
 	s.cfg.OnApply("oom-score-adj", apply)
 	s.cfg.OnApply("oom-score-adj-values", apply)
 	if err := s.applyOOMScore(); err != nil {
-		s.log.Warning("Unable to write oom_score_adj: %s", err)
+		s.log.Warning("Unable to write oom_score_adj: %s", errnoText(err))
 	}
 }
 

@@ -29,11 +29,18 @@ var (
 func (s *Server) registerListen() {
 	on := func(name string, refusal error, fn func() error) {
 		s.cfg.OnApply(name, func(string, string) error {
-			if err := fn(); err != nil {
-				s.log.Warning("CONFIG SET %s: %s", name, err)
-				return refusal
+			err := fn()
+			var listen *process.ListenError
+			switch {
+			case err == nil:
+				return nil
+			case !errors.As(err, &listen): // which was logged
+				s.log.Warning("%s", err)
+				return errTLSApply
+			case name == "bind":
+				s.log.Warning("Failed to bind")
 			}
-			return nil
+			return refusal
 		})
 	}
 	on("port", errBindPort, s.relisten)
@@ -78,23 +85,34 @@ func (s *Server) relisten() error {
 			gone = append(gone, ln)
 		}
 	}
-	err := s.openBeside(kept)
-	if errors.Is(err, unix.EADDRINUSE) && len(gone) > 0 {
-		// An address that goes may be in the way of one that comes.
+	// An address that goes may be in the way of one that comes.
+	retired := s.inTheWay(gone)
+	if retired {
 		for _, ln := range gone {
 			ln.retire()
 		}
-		if err = s.openBeside(kept); err != nil {
-			s.reopen(kept, gone)
-			return err
-		}
 	}
-	if err != nil {
-		s.listeners = old
+	if err := s.openBeside(kept); err != nil {
+		if retired {
+			s.reopen(kept, gone)
+		} else {
+			s.listeners = old
+		}
 		return err
 	}
 	s.changeListeners(s.listeners[len(kept):], gone)
 	return nil
+}
+
+// inTheWay reports whether one of the listeners has a port that is wanted.
+func (s *Server) inTheWay(gone []*listener) bool {
+	for _, ln := range gone {
+		_, port, err := net.SplitHostPort(ln.where)
+		if err == nil && (port == strconv.Itoa(s.cfg.Port) || port == strconv.Itoa(s.cfg.TLSPort)) {
+			return true
+		}
+	}
+	return false
 }
 
 func listenKey(where string, secure bool) string {

@@ -35,6 +35,7 @@ type replState struct {
 	hist     replication.History
 	start    uint64 // where a stream that is begun now begins
 	restored bool   // hist was found on disk, it is not new
+	deposed  bool   // this server was a master when it was told to follow one
 	lost     bool   // the data in memory is not what hist and the stream's end say
 
 	// As a master.
@@ -178,14 +179,17 @@ func (s *Server) updateRoleState() {
 // becomeReplica makes this server a replica of the given master. forced: an
 // administrator or Sentinel said so. The engine's lock is held.
 func (s *Server) becomeReplica(master config.ReplicaOf, forced bool) {
+	deposed := !s.repl.isReplica.Load() && forced
 	if s.repl.isReplica.Load() {
 		s.stopLink()
-	} else if forced {
-		s.log.Notice("Before turning into a replica, using my own master parameters to synthesize a cached master: I may be able to synchronize with the new master with just a partial transfer.")
 	}
 	s.e.UnblockAllForRoleChange()
 	s.cfg.ReplicaOf = master
 	s.repl.isReplica.Store(true)
+	if deposed {
+		s.repl.deposed = true
+		s.log.Notice("Before turning into a replica, using my own master parameters to synthesize a cached master: I may be able to synchronize with the new master with just a partial transfer.")
+	}
 	_ = s.applyOOMScore() // cron tries again
 	s.slotRole()
 	s.repl.forced = forced

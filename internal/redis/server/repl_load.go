@@ -330,16 +330,26 @@ func (t *transfer) load() error {
 		return err
 	}
 	if t.swap {
+		t.l.discardCached()
 		s.dropReplicas()
 		s.swapKeyspace(into)
 	}
 	return t.adopt()
 }
 
+// discardCached notes that this server cannot go on where its own stream ends
+// any more.
+func (l *masterLink) discardCached() {
+	if l.cached {
+		l.s.log.Notice("Discarding previously cached master state.")
+	}
+}
+
 // emptyOld removes the old data. What our own replicas have is worth nothing
 // from now on.
 func (t *transfer) emptyOld() {
 	s := t.l.s
+	t.l.discardCached()
 	s.log.Notice("MASTER <-> REPLICA sync: Flushing old data")
 	s.repl.lost = true
 	s.dropReplicas()

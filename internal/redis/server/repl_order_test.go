@@ -54,6 +54,9 @@ func rawReplica(t *testing.T, n *node) *net.TCPConn {
 		}
 		got += line
 	}
+	if err := nc.SetReadDeadline(time.Time{}); err != nil { // arrived waits for nothing
+		t.Fatal(err)
+	}
 	return nc.(*net.TCPConn)
 }
 

@@ -81,6 +81,7 @@ type masterLink struct {
 	r       *bufio.Reader
 	about   replication.Facts // what the master says about its history
 	oldSync bool              // the master only knows SYNC: nothing is acknowledged
+	cached  bool              // it was asked to let us go on
 	broken  bool              // the connection broke while the snapshot came
 
 	lastIO    atomic.Int64  // monotonic
@@ -127,6 +128,7 @@ func (l *masterLink) wake(c *conn) {
 	c.cl.Buf = c.cl.Buf[:0] // nothing is answered
 	if c.closeWhen != closeNot {
 		l.disconnect()
+		l.parted() // whoever killed it may keep the reader waiting for long
 	}
 }
 func (l *masterLink) resume(*conn) {}
@@ -170,6 +172,9 @@ func (l *masterLink) run() {
 			timer.Stop()
 		case <-timer.C:
 		}
+		if wait > 0 {
+			l.s.log.Notice("Connecting to MASTER %s:%d", l.master.Host, l.master.Port)
+		}
 	}
 }
 
@@ -197,11 +202,7 @@ func (l *masterLink) lost(err error) bool {
 	if s.repl.link != l {
 		return false
 	}
-	if s.repl.linkState == linkConnected {
-		s.log.Warning("Connection with master lost.")
-		s.log.Notice("Caching the disconnected master state.")
-		s.log.Notice("Reconnecting to MASTER %s:%d", l.master.Host, l.master.Port)
-	}
+	l.parted()
 	var down linkError
 	if errors.As(err, &down) {
 		s.log.Warning("%s", string(down))
@@ -211,6 +212,19 @@ func (l *masterLink) lost(err error) bool {
 	}
 	s.setLinkState(linkConnect)
 	return true
+}
+
+// parted notes that the master is not followed any more. The engine's lock is
+// held.
+func (l *masterLink) parted() {
+	s := l.s
+	if s.repl.link != l || s.repl.linkState != linkConnected {
+		return
+	}
+	s.log.Warning("Connection with master lost.")
+	s.log.Notice("Caching the disconnected master state.")
+	s.log.Notice("Reconnecting to MASTER %s:%d", l.master.Host, l.master.Port)
+	s.setLinkState(linkConnect)
 }
 
 // linkError is the reason for which a connection was given up, as it is logged.
@@ -271,7 +285,7 @@ func (l *masterLink) facts() (f linkFacts, ok bool) {
 	case c.TLSReplication && c.TLSPort != 0:
 		f.port = c.TLSPort
 	}
-	if !l.s.repl.lost && l.s.hasHistory() {
+	if !l.s.repl.lost && (l.s.hasHistory() || l.s.repl.deposed) {
 		f.id, f.wanted = l.s.repl.id(), int64(l.s.streamEnd())+1
 	}
 	f.handOver = l.s.repl.failover.Phase == replication.FailoverInProgress
@@ -455,7 +469,7 @@ func (l *masterLink) handshake(nc net.Conn, f linkFacts) error {
 func (l *masterLink) psync(nc net.Conn, f linkFacts) (replication.Reply, error) {
 	args := []string{"PSYNC", f.id, strconv.FormatInt(f.wanted, 10)}
 	l.about = replication.Facts{}
-	if f.wanted >= 0 {
+	if l.cached = f.wanted >= 0; l.cached {
 		var err error
 		if l.about, err = l.masterFacts(nc, f); err != nil {
 			return replication.Reply{}, err

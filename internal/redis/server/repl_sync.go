@@ -67,7 +67,7 @@ func (s *Server) lookAfterSync(y *syncJob) {
 		}
 	case y.sockets:
 		s.repl.sync = nil
-		s.log.Notice("Diskless rdb transfer, done reading from pipe, %d replicas still up.", s.have(y))
+		s.log.Warning("Diskless rdb transfer, done reading from pipe, %d replicas still up.", s.have(y))
 		s.log.Notice("Background RDB transfer terminated with success")
 	case len(s.cfg.SavePoints) == 0:
 		y.job.cancel(errUseless)

@@ -84,7 +84,7 @@ func (s *Server) onSignal(sig os.Signal) {
 		s.exit(0)
 		return
 	}
-	s.log.Warning("Received %s scheduling shutdown...", name)
+	s.log.FromSignal("Received " + name + " scheduling shutdown...")
 	s.e.BeginBatch(time.Now().UnixMicro())
 	if s.cron.paused { // DEBUG PAUSE-CRON: it is the timer's work
 		s.shutdown = shutdownState{pending: true, deadline: time.Now(), flags: flags}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -71,7 +72,7 @@ func (s *Server) load() error {
 			s.log.Notice("The server is now ready to accept connections at %s", ln.where)
 		}
 	}
-	if s.cfg.Port != 0 || s.cfg.TLSPort != 0 {
+	if slices.ContainsFunc(s.listeners, func(ln *listener) bool { return !ln.unix }) {
 		s.log.Notice("Ready to accept connections")
 	}
 	if s.Role() == 'S' {
