@@ -230,14 +230,13 @@ func (c *Core) cmdMonitor(in Command) Value {
 		return errValue("ERR Invalid port")
 	}
 	quorum, port = min(quorum, math.MaxInt32), min(port, math.MaxInt32)
-	if !isIP(host) && (!c.glob.ResolveHostnames || c.hosts[strings.ToLower(host)] == "") {
-		c.log(Warning, "Failed to resolve hostname '%s'", host)
+	if !IsIP(host) && (!c.glob.ResolveHostnames || c.hosts[strings.ToLower(host)] == "") {
 		return errValue("ERR Invalid IP address or hostname specified")
 	}
 	cfg := newMasterConfig(name, host, int(port), int(quorum))
 	cfg.DownAfter = c.params.DefaultDownAfter
 	cfg.FailoverTimeout = c.params.DefaultFailoverTimeout
-	if !plainMasterName(name) {
+	if len(name) > maxMasterName {
 		return errValue("ERR Invalid master name")
 	}
 	if err := c.addMaster(&cfg); err != nil {
@@ -248,12 +247,6 @@ func (c *Core) cmdMonitor(in Command) Value {
 	m := c.byName[name]
 	c.aboutf(Warning, "+monitor", &m.instance, " quorum %d", m.cfg.Quorum)
 	return ok
-}
-
-// plainMasterName refuses what would break a line of sentinel.conf or a
-// hello message in two.
-func plainMasterName(s string) bool {
-	return s != "" && len(s) <= 1024 && !strings.ContainsAny(s, " \t\r\n\v\f,\"'\\\x00")
 }
 
 func (c *Core) cmdRemove(in Command) Value {
@@ -474,11 +467,7 @@ func (c *Core) configSet(name, value string) Value {
 	case "announce-hostnames":
 		err = setYesNo(&g.AnnounceHostnames, value, ErrAnnounceHostnames)
 	case "announce-ip":
-		if value != "" && !isIP(value) && !plainHostName(value) {
-			err = ErrCannotResolve
-		} else {
-			g.AnnounceIP = value
-		}
+		g.AnnounceIP = value // whatever it is: peers ignore what is no address
 	case "announce-port":
 		n, ok := integerOf(value)
 		if !ok || n < 0 || n > 65535 {

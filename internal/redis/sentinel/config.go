@@ -18,8 +18,10 @@ const (
 
 // Limits on what a configuration or a peer may make us hold in memory.
 const (
+	maxMasterName         = 64 << 10 // bytes, of SENTINEL MONITOR; Redis has no limit
 	maxReplicasPerMaster  = 10000
 	maxSentinelsPerMaster = 1000
+	maxFailedNames        = 10000
 )
 
 // Config is everything a Sentinel keeps over a restart: what the operator
@@ -199,7 +201,7 @@ func (c *Config) applyMonitor(args []string) error {
 	if port < 0 || port > 65535 {
 		return ErrPort
 	}
-	if !c.ResolveHostnames && !isIP(args[2]) {
+	if !c.acceptsHost(args[2]) {
 		return ErrCannotResolve
 	}
 	if c.Master(args[1]) != nil {
@@ -207,6 +209,34 @@ func (c *Config) applyMonitor(args []string) error {
 	}
 	c.Masters = append(c.Masters, newMasterConfig(args[1], args[2], port, quorum))
 	return nil
+}
+
+// acceptsHost reports whether host may stand in a directive. A name need not
+// have a number now: the resolver may be back later.
+func (c *Config) acceptsHost(host string) bool {
+	return IsIP(host) || c.ResolveHostnames && plainHostName(host)
+}
+
+// HostNames lists the hosts that need a resolver, each once.
+func (c *Config) HostNames() (names []string) {
+	seen := map[string]bool{}
+	add := func(host string) {
+		if key := strings.ToLower(host); !IsIP(host) && !seen[key] {
+			seen[key] = true
+			names = append(names, host)
+		}
+	}
+	for i := range c.Masters {
+		m := &c.Masters[i]
+		add(m.Host)
+		for _, r := range m.Replicas {
+			add(r.Host)
+		}
+		for _, s := range m.Sentinels {
+			add(s.Host)
+		}
+	}
+	return names
 }
 
 func newMasterConfig(name, host string, port, quorum int) MasterConfig {
@@ -237,11 +267,11 @@ func (c *Config) applyMaster(name string, args []string, executable func(string)
 	v := args[2]
 	switch name {
 	case "down-after-milliseconds":
-		return setMillis(&m.DownAfter, v, 1, ErrTime)
+		return setMillis(&m.DownAfter, leadingNumber(v), 1, ErrTime)
 	case "failover-timeout":
-		return setMillis(&m.FailoverTimeout, v, 1, ErrTime)
+		return setMillis(&m.FailoverTimeout, leadingNumber(v), 1, ErrTime)
 	case "master-reboot-down-after-period":
-		return setMillis(&m.RebootDownAfter, v, 0, ErrNegativeTime)
+		return setMillis(&m.RebootDownAfter, leadingNumber(v), 0, ErrNegativeTime)
 	case "parallel-syncs":
 		m.ParallelSyncs = atoi(v)
 	case "notification-script":
@@ -292,7 +322,7 @@ func (c *Config) applyReplica(m *MasterConfig, host, port string) error {
 	if p < 0 || p > 65535 {
 		return ErrPort
 	}
-	if !c.ResolveHostnames && !isIP(host) {
+	if !c.acceptsHost(host) {
 		return ErrCannotResolve
 	}
 	for _, r := range m.Replicas {
@@ -311,7 +341,7 @@ func (c *Config) applyPeer(m *MasterConfig, host, port, runID string) error {
 	if p < 0 || p > 65535 {
 		return ErrPort
 	}
-	if !c.ResolveHostnames && !isIP(host) {
+	if !c.acceptsHost(host) {
 		return ErrCannotResolve
 	}
 	for _, s := range m.Sentinels {
@@ -414,17 +444,10 @@ func (m *MasterConfig) lines(add func(option, format string, args ...any)) {
 	}
 }
 
-// word quotes s only where a plain word would not be read back as it is.
+// word quotes s only where it would not be read back as it is. Redis never
+// quotes: it cannot read its own file again then, or reads something else.
 func word(s string) string {
-	if s == "" {
-		return `""`
-	}
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == '\'' || c == '\\' {
-			return Quote(s)
-		}
-	}
-	if s[0] == '#' {
+	if s == "" || strings.ContainsAny(s, " \t\n\v\f\r\x00\"'") {
 		return Quote(s)
 	}
 	return s
@@ -464,29 +487,76 @@ func Quote(s string) string {
 
 const runIDLen = 40
 
-// isIP reports whether s is an address as inet_pton reads one: without a zone,
-// which may hold any byte.
-func isIP(s string) bool {
-	a, err := netip.ParseAddr(s)
-	return err == nil && a.Zone() == ""
+// IsIP reports whether s is an address in numbers, which needs no resolver.
+func IsIP(s string) bool {
+	_, ok := numericIP(s)
+	return ok
+}
+
+// numericIP returns the usual form of an address in numbers. As getaddrinfo
+// does it takes the forms of inet_aton, such as 127.1 and 0177.0.0.1. A zone
+// is refused, since it may hold any byte.
+func numericIP(s string) (ip string, ok bool) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return a.String(), a.Zone() == ""
+	}
+	parts := strings.Split(s, ".")
+	if len(parts) > 4 {
+		return "", false
+	}
+	var addr uint64
+	for i, p := range parts {
+		// The last number fills all bytes that are left.
+		bits := 8
+		if i == len(parts)-1 {
+			bits = 8 * (5 - len(parts))
+		}
+		n, ok := cInteger(p)
+		if !ok || n >= 1<<bits {
+			return "", false
+		}
+		addr = addr<<bits | n
+	}
+	return netip.AddrFrom4([4]byte{byte(addr >> 24), byte(addr >> 16), byte(addr >> 8), byte(addr)}).String(), true
+}
+
+// cInteger reads a whole number as C writes it: 0x is hexadecimal, 0 octal.
+func cInteger(s string) (uint64, bool) {
+	base := 10
+	if len(s) > 1 && s[0] == '0' {
+		if base, s = 8, s[1:]; s[0]|0x20 == 'x' {
+			base, s = 16, s[1:]
+		}
+	}
+	n, err := strconv.ParseUint(s, base, 32)
+	return n, err == nil
 }
 
 // atoi reads a leading decimal number as C's atoi does, 0 when there is none;
 // what does not fit an int becomes -1, which every caller refuses.
 func atoi(s string) int {
-	s = strings.TrimLeft(s, " \t")
-	end := 0
-	if end < len(s) && (s[end] == '-' || s[end] == '+') {
-		end++
-	}
-	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
-		end++
-	}
-	n, err := strconv.ParseInt(s[:end], 10, 32)
+	n, err := strconv.ParseInt(leadingNumber(s), 10, 32)
 	if errors.Is(err, strconv.ErrRange) {
 		return -1
 	}
 	return int(n)
+}
+
+// leadingNumber is the part of s that C's atoi reads, "0" when there is none.
+func leadingNumber(s string) string {
+	s = strings.TrimLeft(s, " \t\n\v\f\r")
+	end := 0
+	if end < len(s) && (s[end] == '-' || s[end] == '+') {
+		end++
+	}
+	digits := end
+	for end < len(s) && s[end] >= '0' && s[end] <= '9' {
+		end++
+	}
+	if end == digits {
+		return "0"
+	}
+	return s[:end]
 }
 
 func parseEpoch(s string) uint64 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -52,6 +53,7 @@ const (
 	startDesyncUnit = 20 * time.Millisecond  // spread of an attempt in a new epoch, per voter
 	idleStep        = time.Second            // Deadline is never further away
 	maxPending      = 100                    // unanswered commands per user of a link
+	maxEventText    = 1023                   // bytes, as in Redis: names may be of any length
 )
 
 // Options are what a Core needs beside its configuration.
@@ -63,6 +65,9 @@ type Options struct {
 	// RequirePass is our own password, used towards peers where no
 	// sentinel-pass is set, as Redis does.
 	RequirePass string
+	// Hosts are the numeric addresses of host names of the configuration, ""
+	// for one that has none now.
+	Hosts map[string]string
 	// Params replaces the times of Redis; the zero value means DefaultParams.
 	Params Params
 	// Mutants makes the Core break a rule on purpose, so that the simulator
@@ -100,6 +105,7 @@ type Core struct {
 	links   map[string]*link // of peers, by run id
 	hosts   map[string]string
 	asked   map[string]bool // host names whose Resolve is outstanding
+	failed  map[string]bool // host names whose last Resolve brought nothing
 
 	currentEpoch uint64
 
@@ -137,10 +143,17 @@ func New(now time.Time, cfg *Config, opts Options) (*Core, error) {
 	c := &Core{
 		glob: *cfg, opts: opts, params: opts.Params, rand: opts.Rand, now: now,
 		byName: map[string]*master{}, conns: map[ConnID]*conn{}, links: map[string]*link{},
-		hosts: map[string]string{}, asked: map[string]bool{},
+		hosts: map[string]string{}, asked: map[string]bool{}, failed: map[string]bool{},
 		currentEpoch: cfg.CurrentEpoch,
 	}
 	c.glob.Masters = nil
+	for name, ip := range opts.Hosts {
+		if ip != "" {
+			c.hosts[strings.ToLower(name)] = ip
+		} else {
+			c.failed[strings.ToLower(name)] = true
+		}
+	}
 	if c.glob.MyID == "" {
 		c.glob.MyID = randomID(c.rand)
 		c.dirty = true
@@ -169,7 +182,9 @@ func (c *Core) MyID() string { return c.glob.MyID }
 // Start gives the effects of starting: the id, one +monitor per master, and
 // the first connections. Call it once, before Step.
 func (c *Core) Start(now time.Time) []Effect {
+	asked := c.out // host names that New did not know
 	c.begin(now)
+	c.out = asked
 	c.flush()
 	c.log(Warning, "Sentinel ID is %s", c.glob.MyID)
 	for _, m := range c.masters {
@@ -355,6 +370,9 @@ func (c *Core) log(l Level, format string, args ...any) {
 // about an instance start the notification script of its master.
 func (c *Core) event(l Level, typ string, ri *instance, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
+	if len(text) > maxEventText {
+		text = text[:maxEventText]
+	}
 	c.emit(Event{l, typ, text})
 	if l == Warning && ri != nil && ri.owner.cfg.NotificationPath != "" {
 		c.schedule(ri.owner.cfg.NotificationPath, typ, text)
@@ -397,8 +415,8 @@ func (c *Core) makeAddr(host string, port int) (Addr, error) {
 	if port < 0 || port > 65535 {
 		return Addr{}, ErrPort
 	}
-	if isIP(host) {
-		return Addr{Host: host, IP: host, Port: port}, nil
+	if ip, ok := numericIP(host); ok {
+		return Addr{Host: host, IP: ip, Port: port}, nil
 	}
 	if !c.glob.ResolveHostnames || !plainHostName(host) {
 		return Addr{}, ErrCannotResolve
@@ -435,21 +453,35 @@ func (c *Core) lookup(host string) string {
 	return ""
 }
 
-// addrIs reports whether a is the address of host. A name that nobody could
-// resolve yet is given the benefit of the doubt: nothing is reconfigured on
-// ignorance.
-func (c *Core) addrIs(a Addr, host string) bool {
-	if sameHost(a.Host, host) || a.IP == host {
+// isAt reports whether a is known to be the address of host.
+func (c *Core) isAt(a Addr, host string) bool {
+	if sameHost(a.Host, host) {
 		return true
 	}
-	if isIP(host) {
-		return a.IP == "" && !isIP(a.Host)
+	if ip, ok := numericIP(host); ok {
+		return a.IP == ip
 	}
-	if !c.glob.ResolveHostnames {
-		return false
+	return c.glob.ResolveHostnames && plainHostName(host) && a.IP != "" && c.lookup(host) == a.IP
+}
+
+// addrIs is isAt, but a name that nobody could resolve yet is given the benefit
+// of the doubt: nothing is reconfigured on ignorance.
+func (c *Core) addrIs(a Addr, host string) bool {
+	if c.isAt(a, host) {
+		return true
 	}
-	ip := c.lookup(host)
-	return ip == "" || a.IP == "" || ip == a.IP
+	if IsIP(host) {
+		return a.IP == "" && !IsIP(a.Host)
+	}
+	return c.glob.ResolveHostnames && (c.lookup(host) == "" || a.IP == "")
+}
+
+// awaitsNumber reports whether host is a name that is being resolved for the
+// first time. Who has it is not taken in before that: he may be known by his
+// number, and would be there twice.
+func (c *Core) awaitsNumber(host string) bool {
+	return c.glob.ResolveHostnames && !IsIP(host) && plainHostName(host) &&
+		c.lookup(host) == "" && !c.failed[strings.ToLower(host)]
 }
 
 func (c *Core) sameAddr(a, b Addr) bool {
@@ -506,6 +538,33 @@ func (c *Core) addReplica(m *master, host string, port int) (*instance, error) {
 	ri.masterLinkUp = false
 	m.replicas = append(m.replicas, ri)
 	return ri, nil
+}
+
+// dropTwins removes replicas that are there twice or are the master, now that
+// their names have numbers. The promoted one stays.
+func (c *Core) dropTwins(m *master) {
+	var keep []*instance
+	twin := func(r *instance) bool {
+		if r == m.promotedReplica {
+			return false
+		}
+		if c.sameAddr(r.addr, m.addr) {
+			return true
+		}
+		if p := m.promotedReplica; p != nil && c.sameAddr(r.addr, p.addr) {
+			return true
+		}
+		return slices.ContainsFunc(keep, func(k *instance) bool { return c.sameAddr(k.addr, r.addr) })
+	}
+	for _, r := range m.replicas {
+		if twin(r) {
+			c.release(r)
+			c.dirty = true
+		} else {
+			keep = append(keep, r)
+		}
+	}
+	m.replicas = keep
 }
 
 // addSentinel adds a peer; peers that watch several masters share one link.

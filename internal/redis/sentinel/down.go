@@ -264,7 +264,7 @@ func (c *Core) isLeader(m *master) bool {
 func (c *Core) isMasterDown(host string, port int, epoch uint64, runID string) Value {
 	var m *master
 	for _, o := range c.masters {
-		if o.addr.Port == port && (sameHost(o.addr.Host, host) || o.addr.IP == host) {
+		if o.addr.Port == port && c.isAt(o.addr, host) {
 			m = o
 			break
 		}

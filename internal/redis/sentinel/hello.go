@@ -35,7 +35,7 @@ func parseHello(s string) (hello, error) {
 	h.configEpoch, err2 = strconv.ParseUint(t[7], 10, 64)
 	if err1 != nil || err2 != nil || h.currentEpoch >= maxEpoch || h.configEpoch >= maxEpoch ||
 		h.port <= 0 || h.port > 65535 || h.masterPort <= 0 || h.masterPort > 65535 || !saneWord(h.runID) ||
-		(!isIP(h.host) && !plainHostName(h.host)) || (!isIP(h.masterHost) && !plainHostName(h.masterHost)) {
+		(!IsIP(h.host) && !plainHostName(h.host)) || (!IsIP(h.masterHost) && !plainHostName(h.masterHost)) {
 		return hello{}, errHello
 	}
 	return h, nil
@@ -53,7 +53,7 @@ func (c *Core) onHello(payload string) {
 	}
 	m.wantsEvaluation = true
 	si := m.sentinelByRunID(h.runID)
-	if si == nil || si.addr.Port != h.port || (!sameHost(si.addr.Host, h.host) && si.addr.IP != h.host) {
+	if si == nil || si.addr.Port != h.port || !c.addrIs(si.addr, h.host) {
 		si = c.meetSentinel(m, &h)
 	}
 	if h.currentEpoch > c.currentEpoch {
@@ -74,14 +74,26 @@ func (c *Core) onHello(payload string) {
 	}
 }
 
+func (c *Core) sentinelByAddr(m *master, host string, port int) *instance {
+	for _, s := range m.sentinels {
+		if s.addr.Port == port && c.isAt(s.addr, host) {
+			return s
+		}
+	}
+	return nil
+}
+
 // meetSentinel adds a peer that is new, or known under another address. Two
 // run ids at one address means that the old one was reinstalled: it is
 // forgotten everywhere, since a ghost would count as a voter.
 func (c *Core) meetSentinel(m *master, h *hello) *instance {
+	if c.awaitsNumber(h.host) {
+		return nil // the next hello comes soon
+	}
 	moved := c.removeSentinel(m, h.runID)
 	if moved {
 		c.aboutf(Notice, "+sentinel-address-switch", &m.instance, " ip %s port %d for %s", h.host, h.port, h.runID)
-	} else if other := m.sentinelByAddr(h.host, h.port); other != nil {
+	} else if other := c.sentinelByAddr(m, h.host, h.port); other != nil {
 		c.about(Notice, "+sentinel-invalid-addr", other)
 		for _, o := range c.masters {
 			c.removeSentinel(o, other.runID)
@@ -124,7 +136,12 @@ func (c *Core) adoptConfig(m *master, si *instance, h *hello) {
 	// configuration names the very master that we are replacing: to go on
 	// would put our promoted replica under the epoch of somebody else.
 	overtaken := m.is(failoverInProgress) && m.failoverEpoch <= h.configEpoch && c.opts.Mutants&MutOvertaken == 0
-	same := h.masterPort == m.addr.Port && c.addrIs(m.addr, h.masterHost)
+	// Without doubt: to take the epoch and keep another address would be to
+	// contradict in this epoch who has it. The next hello comes soon.
+	if c.awaitsNumber(h.masterHost) {
+		return
+	}
+	same := h.masterPort == m.addr.Port && c.isAt(m.addr, h.masterHost)
 	if !same {
 		if _, err := c.makeAddr(h.masterHost, h.masterPort); err != nil {
 			return
@@ -137,7 +154,7 @@ func (c *Core) adoptConfig(m *master, si *instance, h *hello) {
 		return
 	}
 	c.about(Warning, "+config-update-from", si)
-	if h.masterPort != cur.Port || !c.addrIs(cur, h.masterHost) {
+	if h.masterPort != cur.Port || !c.isAt(cur, h.masterHost) {
 		c.event(Warning, "+switch-master", &m.instance, "%s %s %d %s %d",
 			m.name, c.announce(cur), cur.Port, h.masterHost, h.masterPort)
 	}

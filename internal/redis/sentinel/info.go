@@ -161,7 +161,7 @@ func (c *Core) learnRunID(ri *instance, runID string) {
 }
 
 func (c *Core) learnReplica(m *master, a Addr) {
-	if m.replicaByAddr(a.Host, a.Port) != nil {
+	if m.replicaByAddr(a.Host, a.Port) != nil || c.awaitsNumber(a.Host) {
 		return
 	}
 	if ri, err := c.addReplica(m, a.Host, a.Port); err == nil {

@@ -46,15 +46,20 @@ func (c *Core) onConnUp(in ConnUp) {
 	k.up = true
 	l := k.link
 	l.localIP = in.LocalIP
+	var named []*master
 	if in.RemoteIP != "" {
 		for _, u := range l.users {
-			if !isIP(u.addr.Host) {
+			if !IsIP(u.addr.Host) {
 				u.addr.IP = in.RemoteIP
 				c.hosts[strings.ToLower(u.addr.Host)] = in.RemoteIP
+				named = append(named, u.owner)
 			}
 		}
 	}
 	c.onLinkUp(k, l.users[0])
+	for _, m := range named {
+		c.dropTwins(m)
+	}
 	l.touch()
 }
 
@@ -158,14 +163,27 @@ func (c *Core) onResolved(in Resolved) {
 	key := strings.ToLower(in.Host)
 	delete(c.asked, key)
 	if in.IP == "" {
-		return
+		if len(c.failed) >= maxFailedNames {
+			clear(c.failed)
+		}
+		c.failed[key] = true
+	} else {
+		delete(c.failed, key)
+		c.hosts[key] = in.IP
 	}
-	c.hosts[key] = in.IP
 	for _, m := range c.masters {
-		m.instances(func(ri *instance) {
-			if sameHost(ri.addr.Host, in.Host) {
-				ri.addr.IP = in.IP
+		if in.IP != "" {
+			m.instances(func(ri *instance) {
+				if sameHost(ri.addr.Host, in.Host) {
+					ri.addr.IP = in.IP
+				}
+			})
+			c.dropTwins(m)
+		}
+		for _, a := range parseInfo(m.info).replicas { // some may have waited for this
+			if sameHost(a.Host, in.Host) {
+				c.learnReplica(m, a)
 			}
-		})
+		}
 	}
 }

@@ -233,15 +233,6 @@ func (m *master) sentinelByRunID(runID string) *instance {
 	return nil
 }
 
-func (m *master) sentinelByAddr(host string, port int) *instance {
-	for _, s := range m.sentinels {
-		if s.addr.Port == port && (sameHost(s.addr.Host, host) || s.addr.IP == host) {
-			return s
-		}
-	}
-	return nil
-}
-
 // currentAddr is the address to tell others: that of the promoted replica as
 // soon as the promotion is a fact.
 func (m *master) currentAddr() Addr {

@@ -41,7 +41,7 @@ func (c *Core) connect(ri *instance, pubsub bool) *conn {
 	k := &conn{id: c.nextConn, link: ri.link, pubsub: pubsub, started: c.now}
 	c.conns[k.id] = k
 	host := ri.addr.Host
-	if isIP(host) || host == "" {
+	if IsIP(host) || host == "" {
 		host = ri.addr.IP
 	}
 	c.act(Connect{Conn: k.id, Host: host, Port: ri.addr.Port, Pubsub: pubsub, Peer: ri.kind == kindSentinel})

@@ -161,6 +161,7 @@ func TestSentinelsNameThemselves(t *testing.T) {
 		t.Skip("long")
 	}
 	d := deploy(t, 2, 1)
+	d.downAfter(brisk)
 	admins := make([]*wire, len(d.sentinels))
 	do := func(i int, want string, args ...string) {
 		t.Helper()

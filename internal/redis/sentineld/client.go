@@ -3,6 +3,7 @@ package sentineld
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -159,6 +160,11 @@ func (s *shell) accept(l net.Listener) {
 			continue
 		}
 		s.stats.connections.Add(1)
+		if isUnix(conn) {
+			s.log.Verbose("Accepted connection to %s", s.base.UnixSocket)
+		} else if host, port, err := net.SplitHostPort(conn.RemoteAddr().String()); err == nil {
+			s.log.Verbose("Accepted %s:%s", host, port)
+		}
 		s.welcome(conn)
 	}
 }
@@ -280,6 +286,8 @@ func (c *client) run() {
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				c.s.log.Verbose("Closing idle client")
+			} else if errors.Is(err, io.EOF) {
+				c.s.log.Verbose("Client closed connection %s", c.line())
 			}
 			return
 		}

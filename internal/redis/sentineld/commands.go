@@ -2,7 +2,6 @@ package sentineld
 
 import (
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -148,7 +147,7 @@ func (c *client) toCore(args []string) {
 
 func (c *client) sentinel(args []string) {
 	// A host name is resolved here, so that only this client waits.
-	if len(args) == 6 && strings.EqualFold(args[1], "monitor") && net.ParseIP(args[3]) == nil {
+	if len(args) == 6 && strings.EqualFold(args[1], "monitor") && !sentinel.IsIP(args[3]) {
 		c.s.hand(sentinel.Resolved{Host: args[3], IP: resolve(args[3])})
 	}
 	c.toCore(args)

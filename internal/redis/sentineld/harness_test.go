@@ -119,8 +119,8 @@ func sentinelConf(t *testing.T, port, masterPort int, more ...string) (dir, path
 	dir = t.TempDir()
 	path = filepath.Join(dir, "sentinel.conf")
 	text := fmt.Sprintf("# kept\nport %d\nbind 127.0.0.1\ndir %s\nsentinel monitor mymaster 127.0.0.1 %d 2\n"+
-		"sentinel down-after-milliseconds mymaster 1500\nsentinel failover-timeout mymaster 6000\n%s\n",
-		port, dir, masterPort, strings.Join(more, "\n"))
+		"sentinel down-after-milliseconds mymaster %s\nsentinel failover-timeout mymaster 6000\n%s\n",
+		port, dir, masterPort, calm, strings.Join(more, "\n"))
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -148,6 +148,15 @@ func startGenuine(t *testing.T, name string, masterPort int) *child {
 	dir, path := sentinelConf(t, port, masterPort)
 	return newProcess(t, name, port, dir, func() *exec.Cmd { return exec.Command("redis-sentinel", path) })
 }
+
+// What down-after-milliseconds is: calm while nobody is to be missed, however
+// busy the machine is; brisk once somebody is gone. The genuine Sentinel
+// reconnects once a second only: with less than brisk it takes the CLIENT KILL
+// of a failover for the death of the new master.
+const (
+	calm  = "60000"
+	brisk = "4000"
+)
 
 // patience bounds every wait; it is long because the machine may be busy.
 const patience = 60 * time.Second

@@ -46,17 +46,8 @@ func deploy(t *testing.T, ours, genuine int) *deployment {
 	for i := range genuine {
 		d.sentinels = append(d.sentinels, startGenuine(t, fmt.Sprintf("genuine%d", i), master.port))
 	}
-	if genuine > 0 {
-		// The genuine one reconnects once a second only: below that it takes
-		// the CLIENT KILL of a failover for the death of the new master.
-		for _, s := range d.sentinels {
-			if _, err := call(s.port, "SENTINEL", "SET", "mymaster", "down-after-milliseconds", "2500"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	for _, s := range d.sentinels { // so that a test takes seconds, not half a minute
-		if _, err := call(s.port, "SENTINEL", "DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "300"); err != nil {
+	for _, s := range d.sentinels { // so that a test takes seconds, not half a minute, also after a slow fsync
+		if _, err := call(s.port, "SENTINEL", "DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "300", "TILT-PERIOD", "3000"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,6 +65,16 @@ func deploy(t *testing.T, ours, genuine int) *deployment {
 		})
 	}
 	return d
+}
+
+// downAfter changes at all Sentinels how long a silence is the end.
+func (d *deployment) downAfter(ms string) {
+	d.t.Helper()
+	for _, s := range d.sentinels {
+		if _, err := call(s.port, "SENTINEL", "SET", "mymaster", "down-after-milliseconds", ms); err != nil {
+			d.t.Fatal(err)
+		}
+	}
 }
 
 func expectInfo(port int, key, want string) error {
@@ -145,7 +146,9 @@ func (d *deployment) failover() {
 		t.Fatal(err)
 	}
 	old.kill()
+	d.downAfter(brisk)
 	port := d.masterPort(old.port)
+	d.downAfter(calm)
 	waitFor(t, "the new master has the data", func() error {
 		v, err := call(port, "GET", "key")
 		if err == nil && string(v.Str) != "value" {
@@ -217,6 +220,24 @@ func TestFailoverByCommand(t *testing.T) {
 	waitFor(t, "the old master follows", func() error { return expectInfo(old, "master_port", strconv.Itoa(port)) })
 }
 
+// knowsAll complains of those whom a Sentinel has only been told of as yet.
+func knowsAll(s *child) error {
+	for flags, args := range map[string][]string{
+		"master": {"SENTINEL", "MASTERS"}, "slave": {"SENTINEL", "REPLICAS", "mymaster"}, "sentinel": {"SENTINEL", "SENTINELS", "mymaster"},
+	} {
+		v, err := call(s.port, args...)
+		if err != nil {
+			return err
+		}
+		for _, e := range v.Elems {
+			if f := fields(e); f["runid"] == "" || f["flags"] != flags || flags == "slave" && f["master-link-status"] != "ok" {
+				return fmt.Errorf("%v", f)
+			}
+		}
+	}
+	return nil
+}
+
 var volatile = regexp.MustCompile(`^(-?[0-9]+|[0-9a-f]{40})$`)
 
 // shape renders a reply with its types, masking numbers and ids, which differ
@@ -270,6 +291,9 @@ func TestRepliesHaveTheShapeOfGenuine(t *testing.T) {
 	}
 	d := deploy(t, 1, 1)
 	ours, genuine := d.sentinels[0], d.sentinels[1]
+	for _, s := range d.sentinels {
+		waitFor(t, s.name+" has heard of everybody", func() error { return knowsAll(s) })
+	}
 	compared := 0
 	for _, proto := range []string{"2", "3"} {
 		a, err := dial(ours.port)
@@ -345,7 +369,7 @@ func TestConfigurationFileIsShared(t *testing.T) {
 		}
 		v, err := call(s.port, "SENTINEL", "MASTER", "mymaster")
 		if f := fields(v); err != nil || f["num-slaves"] != "2" || f["num-other-sentinels"] != "1" || f["quorum"] != "2" ||
-			f["down-after-milliseconds"] != "2500" {
+			f["down-after-milliseconds"] != calm {
 			t.Errorf("%s with the other program knows %v (%v)", s.name, f, err)
 		}
 		text, err := os.ReadFile(filepath.Join(s.dir, "sentinel.conf"))
@@ -416,10 +440,11 @@ func TestPausedSentinelDoesNotAccuse(t *testing.T) {
 	needGenuine(t, "redis-server")
 	d := deploy(t, 1, 0)
 	s := d.sentinels[0]
+	d.downAfter("5000")
 	if err := s.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3 * time.Second) // the pause is the thing under test, not a wait
+	time.Sleep(6500 * time.Millisecond) // the pause is the thing under test, not a wait
 	if err := s.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
@@ -456,7 +481,7 @@ func TestNotificationScriptRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	port := freePort(t)
-	startOurs(t, "ours", port, "sentinel notification-script mymaster "+script)
+	startOurs(t, "ours", port, "sentinel notification-script mymaster "+script, "sentinel down-after-milliseconds mymaster 1500")
 	want := fmt.Sprintf("+sdown|master mymaster 127.0.0.1 %d\n", port)
 	waitFor(t, "the script has run", func() error {
 		b, err := os.ReadFile(out)

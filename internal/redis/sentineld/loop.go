@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,6 +107,12 @@ func (s *shell) serve(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for running := true; running; {
+		select {
+		case <-s.stop: // before all else: a Sentinel that crashes on purpose does nothing more
+			running = false
+			continue
+		default:
+		}
 		timer.Reset(time.Until(s.core.Deadline()))
 		select {
 		case in := <-s.inputs:
@@ -115,7 +122,7 @@ func (s *shell) serve(ctx context.Context) error {
 		case <-timer.C:
 			s.apply(s.core.Step(time.Now(), sentinel.Timer{}))
 		case <-ctx.Done():
-			s.log.Warning("Received SIGTERM scheduling shutdown...")
+			s.log.FromSignal("Received " + signalName(ctx) + " scheduling shutdown...")
 			s.log.Warning("User requested shutdown...")
 			s.end(nil)
 			running = false
@@ -127,14 +134,21 @@ func (s *shell) serve(ctx context.Context) error {
 	return s.exit
 }
 
+// signalName is the signal that has ended ctx, if that of os/signal says so.
+func signalName(ctx context.Context) string {
+	if cause := context.Cause(ctx); strings.Contains(cause.Error(), os.Interrupt.String()) {
+		return "SIGINT"
+	}
+	return "SIGTERM"
+}
+
 func (s *shell) shutdown() {
 	s.closeListeners()
 	for id := range s.links {
 		s.closeLink(id)
 	}
-	for _, p := range s.scripts {
-		_ = p.Kill() // it may have ended already
-	}
+	// A script that runs goes on, as in Redis: half a reconfiguration of clients
+	// is worse than a late one.
 	s.clients.closeAll()
 	s.wg.Wait()
 	process.RemovePidFile(s.base, s.log)
@@ -165,7 +179,8 @@ func (s *shell) apply(effects []sentinel.Effect) {
 		case sentinel.Disconnect:
 			s.closeLink(e.Conn)
 		case sentinel.Event:
-			s.log.Log(config.LogLevel(e.Level), "%s %s", e.Type, e.Text)
+			line := e.Type + " " + e.Text
+			s.log.Log(config.LogLevel(e.Level), "%s", line[:min(len(line), maxLogText)])
 			if e.Level > sentinel.Debug {
 				s.pubsub.publish(e.Type, e.Text)
 			}
@@ -193,6 +208,9 @@ func (s *shell) apply(effects []sentinel.Effect) {
 		}
 	}
 }
+
+// maxLogText is how long a line of the log is in Redis, in bytes.
+const maxLogText = 1023
 
 func (s *shell) resolveLater(host string) {
 	go func() { s.hand(sentinel.Resolved{Host: host, IP: resolve(host)}) }()

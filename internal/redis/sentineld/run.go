@@ -12,12 +12,15 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"sync"
 	"time"
 
 	"holdfast/internal/redis/config"
 	"holdfast/internal/redis/logline"
 	"holdfast/internal/redis/process"
 	"holdfast/internal/redis/sentinel"
+
+	"golang.org/x/sys/unix"
 )
 
 // Options say what to run.
@@ -77,20 +80,11 @@ func Run(ctx context.Context, opts Options) error {
 
 func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.Config, log *process.Logger) error {
 	s := newShell(base, log)
-	var err error
-	if s.users, err = configuredUsers(base); err != nil {
-		log.Warning("%v", err)
-		if base.ACLFile == "" {
-			log.Warning("Critical error while loading ACLs. Exiting.")
-		}
+	if base.Port == 0 && base.TLSPort == 0 && base.UnixSocket == "" {
+		log.Warning("Configured to not listen anywhere, exiting.")
 		return ExitError{1}
 	}
-	base.DescribeUsers = s.users.describe
-	cfg, err = s.store.restore(cfg)
-	if err != nil {
-		log.Warning("%v", err)
-		return err
-	}
+	log.Notice("monotonic clock: Go runtime %s", runtime.Version())
 	if err := s.configureTLS(); err != nil {
 		log.Warning("Failed to configure TLS. Check logs for more info: %v", err)
 		return err
@@ -99,21 +93,12 @@ func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.C
 		log.Warning("%v", err)
 		return err
 	}
-	port := base.Port
-	if base.TLSReplication && base.TLSPort != 0 {
-		port = base.TLSPort
-	}
-	core, err := sentinel.New(time.Now(), cfg, sentinel.Options{
-		Rand: newRand(), Port: port, RequirePass: base.RequirePass,
-	})
-	if err != nil {
+	process.Announce(base, log, config.Version, "sentinel")
+	if err := s.prepare(cfg); err != nil {
 		s.closeListeners()
 		return err
 	}
-	s.core = core
 	process.WritePidFile(base, log)
-	log.Notice("monotonic clock: Go runtime %s", runtime.Version())
-	process.Announce(base, log, config.Version, "sentinel")
 	process.Notify(base, log, "STATUS=Ready to accept connections\nREADY=1")
 	if opts.Ready != nil {
 		var addrs []net.Addr
@@ -123,6 +108,48 @@ func run(ctx context.Context, opts Options, base *config.Config, cfg *sentinel.C
 		opts.Ready(addrs)
 	}
 	return s.serve(ctx)
+}
+
+// prepare loads the users and the state, and makes the core. What is wrong
+// with them is logged.
+func (s *shell) prepare(cfg *sentinel.Config) error {
+	base, log := s.base, s.log
+	var err error
+	if s.users, err = configuredUsers(base); err != nil {
+		log.Warning("%v", err)
+		if base.ACLFile == "" {
+			log.Warning("Critical error while loading ACLs. Exiting.")
+		}
+		return ExitError{1}
+	}
+	for _, l := range base.UserLines {
+		if u := s.users.byName[l[0]]; u != nil && !u.on {
+			log.Notice("The user '%s' is disabled (there is no 'on' modifier in the user description). "+
+				"Make sure this is not a configuration error.", l[0])
+		}
+	}
+	base.DescribeUsers = s.users.describe
+	if cfg, err = s.store.restore(cfg); err != nil {
+		log.Warning("%v", err)
+		return err
+	}
+	port := base.Port
+	if base.TLSReplication && base.TLSPort != 0 {
+		port = base.TLSPort
+	}
+	hosts := resolveAll(cfg.HostNames())
+	for name, ip := range hosts {
+		if ip == "" { // it may have a number later
+			log.Warning("Failed to resolve hostname '%s'", name)
+		}
+	}
+	s.core, err = sentinel.New(time.Now(), cfg, sentinel.Options{
+		Rand: newRand(), Port: port, RequirePass: base.RequirePass, Hosts: hosts,
+	})
+	if err != nil {
+		log.Warning("%v", err)
+	}
+	return err
 }
 
 // newRand is seeded from the system: run ids must be unique and delays must differ.
@@ -151,7 +178,7 @@ func Load(args []string) (*Loaded, error) {
 			if sentinel.LoadPhase(l.Args) != phase {
 				continue
 			}
-			if err := applyLine(cfg, l.Args); err != nil {
+			if err := cfg.Apply(l.Args, executable); err != nil {
 				return nil, &config.LoadError{Line: l.Line, Text: l.Text, Message: err.Error()}
 			}
 		}
@@ -159,26 +186,32 @@ func Load(args []string) (*Loaded, error) {
 	return &Loaded{Config: base, state: cfg}, nil
 }
 
-// applyLine applies one directive; a host name to watch must resolve now.
-func applyLine(cfg *sentinel.Config, args []string) error {
-	if err := cfg.Apply(args, executable); err != nil {
-		return err
-	}
-	if sentinel.LoadPhase(args) == 1 && net.ParseIP(args[2]) == nil {
-		if resolve(args[2]) == "" {
-			return sentinel.ErrCannotResolve
-		}
-	}
-	return nil
-}
-
-// executable reports whether path is a file that this process may run.
+// executable reports whether this process may run path, as access(2) sees it:
+// a directory passes, as it does in Redis.
 func executable(path string) bool {
-	fi, err := os.Stat(path)
-	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+	return unix.Access(path, unix.X_OK) == nil
 }
 
 const resolveTimeout = 2 * time.Second
+
+// resolveAll resolves host names at the same time; "" is one that failed.
+func resolveAll(names []string) map[string]string {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	hosts := make(map[string]string, len(names))
+	for _, name := range names {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			ip := resolve(name)
+			mu.Lock()
+			defer mu.Unlock()
+			hosts[name] = ip
+		}()
+	}
+	wg.Wait()
+	return hosts
+}
 
 // resolve returns the first address of a host name, IPv4 first, or "".
 func resolve(host string) string {

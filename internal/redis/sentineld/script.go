@@ -2,19 +2,31 @@ package sentineld
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"syscall"
 
 	"holdfast/internal/redis/sentinel"
 )
 
+// exitNotRun is what Redis's child ends with when it cannot run the script:
+// it is not tried again.
+const exitNotRun = 2
+
 // runScript starts a notification or reconfiguration script; its end comes
 // back as an input.
 func (s *shell) runScript(e sentinel.RunScript) {
-	cmd := exec.Command(e.Args[0], e.Args[1:]...)
+	// Not exec.Command: a name without a slash is one of the working directory,
+	// where it was looked at, and not of PATH. What it prints goes where ours does.
+	cmd := &exec.Cmd{Path: e.Args[0], Args: e.Args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	if err := cmd.Start(); err != nil {
-		msg := err.Error()
-		go s.hand(sentinel.ScriptStarted{ID: e.ID, Err: msg})
+		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.ENOMEM) {
+			msg := err.Error()
+			go s.hand(sentinel.ScriptStarted{ID: e.ID, Err: msg})
+			return
+		}
+		// There is a process, but it cannot become this program.
+		go s.hand(sentinel.ScriptFinished{ID: e.ID, ExitCode: exitNotRun})
 		return
 	}
 	s.scripts[e.ID] = cmd.Process

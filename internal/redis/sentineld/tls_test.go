@@ -69,7 +69,7 @@ func TestSentinelsAndServersSpeakOnlyTLS(t *testing.T) {
 	replica := server("replica", fmt.Sprintf("replicaof 127.0.0.1 %d", master.port))
 	watch := []string{
 		fmt.Sprintf("sentinel monitor mymaster 127.0.0.1 %d 2", master.port),
-		"sentinel down-after-milliseconds mymaster 2000", "sentinel failover-timeout mymaster 8000",
+		"sentinel down-after-milliseconds mymaster " + calm, "sentinel failover-timeout mymaster 8000",
 	}
 	ours := func(path string) *exec.Cmd { return oursOn(path)() }
 	sentinels := []*child{
@@ -95,7 +95,17 @@ func TestSentinelsAndServersSpeakOnlyTLS(t *testing.T) {
 		}
 		return err
 	})
+	for _, s := range sentinels {
+		if _, err := secureCall(s.port, certs.Client, "SENTINEL", "DEBUG", "TILT-PERIOD", "3000"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	master.kill()
+	for _, s := range sentinels {
+		if _, err := secureCall(s.port, certs.Client, "SENTINEL", "SET", "mymaster", "down-after-milliseconds", brisk); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, s := range sentinels {
 		waitFor(t, s.name+" names the new master", func() error {
 			v, err := secureCall(s.port, certs.Client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")
