@@ -12,8 +12,17 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   guard=/usr/sbin/policy-rc.d
   made=
   if [ ! -e "$guard" ]; then printf '#!/bin/sh\nexit 101\n' >"$guard" && chmod +x "$guard" && made=1; fi
-  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends redis-server redis-sentinel redis-tools; } >/dev/null 2>&1 ||
-    echo "peers: the packages redis-server, redis-sentinel and redis-tools could not be installed; tests against them will be skipped"
+  # A mirror or another process that holds apt's lock may fail once.
+  installed=
+  for pause in 0 5 20; do
+    sleep "$pause"
+    if { apt-get update -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=60 &&
+      DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends -o Acquire::Retries=3 -o DPkg::Lock::Timeout=60 redis-server redis-sentinel redis-tools; } >/dev/null 2>&1; then
+      installed=1
+      break
+    fi
+  done
+  [ -n "$installed" ] || echo "peers: the packages redis-server, redis-sentinel and redis-tools could not be installed; tests against them will be skipped"
   [ -n "$made" ] && rm -f "$guard"
 else
   echo "peers: no redis-server here and no right to install packages; tests against genuine Redis will be skipped"

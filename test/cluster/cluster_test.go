@@ -223,7 +223,7 @@ func importAndCall(t *testing.T, k kind) {
 	from := []string{"--from", source.addr(), "--from-pass", "src", "--pass", "pw"}
 	seed := nodes[0].addr()
 
-	if r := must(t, 2, append([]string{"create"}, addrs(nodes)...)...); !strings.Contains(r.text, "NOAUTH") {
+	if r := must(t, 2, append([]string{"create"}, addrs(nodes)...)...); !strings.Contains(r.text, "asks for a password") {
 		t.Fatal(r.text)
 	}
 	must(t, 0, append(append([]string{"create"}, addrs(nodes)...), "-a", "pw")...)
@@ -301,7 +301,7 @@ func fixMendsWhatHandsHaveBroken(t *testing.T, k kind) {
 			setslot(b, full, "IMPORTING", a.id())
 			setslot(a, full, "MIGRATING", b.id())
 			k := a.do("CLUSTER", "GETKEYSINSLOT", slot(full), "1").List[0].Str
-			a.do("MIGRATE", "127.0.0.1", strconv.Itoa(b.port), k, "0", "5000")
+			a.do("MIGRATE", "127.0.0.1", strconv.Itoa(b.port), k, "0", "60000")
 		}},
 		{"keys moved, then the owner's mark is gone", func() {
 			from, to := a, c
@@ -311,7 +311,7 @@ func fixMendsWhatHandsHaveBroken(t *testing.T, k kind) {
 			setslot(to, full, "IMPORTING", from.id())
 			setslot(from, full, "MIGRATING", to.id())
 			k := from.do("CLUSTER", "GETKEYSINSLOT", slot(full), "1").List[0].Str
-			from.do("MIGRATE", "127.0.0.1", strconv.Itoa(to.port), k, "0", "5000")
+			from.do("MIGRATE", "127.0.0.1", strconv.Itoa(to.port), k, "0", "60000")
 			setslot(from, full, "STABLE")
 		}},
 		{"two import", func() {

@@ -72,7 +72,7 @@ func TestLoadingReplicaIsShownSo(t *testing.T) {
 		meets(t, m, r)
 		m.do("SET", "key", "so that the offset is not 0")
 		id := r.id() // which it would not say while it loads
-		r.do("CONFIG", "SET", "key-load-delay", "3000", "loading-process-events-interval-bytes", "1024")
+		r.do("CONFIG", "SET", "key-load-delay", "20000", "loading-process-events-interval-bytes", "1024")
 		r.do("CLUSTER", "REPLICATE", m.id())
 		health := func() string {
 			for _, shard := range m.do("CLUSTER", "SHARDS").List {

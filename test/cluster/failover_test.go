@@ -93,8 +93,10 @@ func outage(t *testing.T, nodes []*node, victim *node) time.Duration {
 			p.key = k
 		}
 	}
-	for range 20 {
-		if !p.write() {
+	for end, served := time.Now().Add(deadline), 0; served < 20; {
+		if p.write() {
+			served++
+		} else if time.Now().After(end) {
 			t.Fatalf("%s does not serve slot %d", victim.addr(), want)
 		}
 	}

@@ -31,8 +31,8 @@ type benchmark struct {
 	ran, died atomic.Int64
 }
 
-func benchmarkOnce(ctx context.Context, port int) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second) // it waits for ever for a node that is silent
+func benchmarkOnce(ctx context.Context, port int, limit time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit) // it waits for ever for a node that is silent
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "redis-benchmark", "--cluster", "-p", strconv.Itoa(port), "-c", "6", "-n", "2000", "-r", "1000", "-t", "set,get", "--csv").CombinedOutput()
 	return string(out), err
@@ -45,7 +45,7 @@ func startBenchmark(x *network) *benchmark {
 	go func() {
 		defer b.wg.Done()
 		for i := 0; ctx.Err() == nil; i++ {
-			if _, err := benchmarkOnce(ctx, x.data[i%len(x.data)].port); err == nil {
+			if _, err := benchmarkOnce(ctx, x.data[i%len(x.data)].port, 20*time.Second); err == nil {
 				b.ran.Add(1)
 			} else if ctx.Err() == nil {
 				b.died.Add(1)
@@ -66,7 +66,7 @@ func (b *benchmark) end(t *testing.T, x *network) {
 	b.wg.Wait()
 	t.Logf("redis-benchmark --cluster: %d runs ended well, %d were interrupted by a fault", b.ran.Load(), b.died.Load())
 	for _, i := range []int{1, 4} { // one of each make
-		out, err := benchmarkOnce(context.Background(), x.data[i].port)
+		out, err := benchmarkOnce(context.Background(), x.data[i].port, deadline)
 		if err != nil || strings.Contains(out, "Error") || !strings.Contains(out, `"SET","`) || !strings.Contains(out, `"GET","`) {
 			t.Errorf("redis-benchmark --cluster over node %d: %v\n%s", i, err, out)
 		}
@@ -190,10 +190,12 @@ func onMixed(t *testing.T, test func(t *testing.T, x *trial, which int)) {
 			test(t, x, which)
 			before := x.w.count()
 			x.nodes[0].eventually("clients go on", func() bool { return x.w.count() > before+200 })
+			setTimeout(x.nodes, patientTimeout) // nobody is to fail any more
+			agree(t, x.nodes)
 			x.w.end(t)
 			b.end(t, x.network)
 			agree(t, x.nodes)
-			cli(t, "--cluster", "check", x.nodes[0].addr())
+			cliCheck(t, x.nodes[0])
 		})
 	}
 }

@@ -3,7 +3,6 @@ package cluster
 import (
 	"net"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 )
@@ -171,6 +170,13 @@ func wired(t *testing.T, masters, replicas bool) *network {
 		x.data, x.bus, x.args, x.ours = append(x.data, data), append(x.bus, bus), append(x.args, args), append(x.ours, ours)
 		x.nodes = append(x.nodes, launch(t, ours, t.TempDir(), port, args...))
 	}
+	patiently(t, x.nodes, x.form)
+	return x
+}
+
+// form makes the nodes a cluster.
+func (x *network) form() {
+	x.t.Helper()
 	for i, n := range x.nodes[:3] {
 		n.do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*5500), strconv.Itoa(min(i*5500+5499, 16383)))
 		n.do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
@@ -178,16 +184,11 @@ func wired(t *testing.T, masters, replicas bool) *network {
 	for i := range x.nodes[1:] {
 		x.nodes[0].do("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(x.data[i+1].port), strconv.Itoa(x.bus[i+1].port))
 	}
-	for _, n := range x.nodes { // else nobody would vote for a replica that only its master knew
-		n.eventually("it knows all", func() bool {
-			return strings.Contains(n.try("CLUSTER", "INFO").Str, "cluster_known_nodes:6\r\n")
-		})
-	}
+	acquainted(x.t, x.nodes) // else nobody would vote for a replica that only its master knew
 	for i, n := range x.nodes[3:] {
 		n.do("CLUSTER", "REPLICATE", x.nodes[i].id())
 	}
-	settled(t, x.nodes)
-	return x
+	settled(x.t, x.nodes)
 }
 
 // again starts a node that was killed.

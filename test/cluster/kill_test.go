@@ -34,6 +34,7 @@ func reshardByKeyOutlives(t *testing.T, victim string) {
 	rnd := rand.New(rand.NewPCG(seed, 4))
 	nodes := startCluster(t, true, 3)
 	fill(t, nodes, "k", 3000)
+	replicasAgree(t, nodes)
 	const from, to = 0, 1
 	via := nodes[2]
 	w := write(nodes)
@@ -68,6 +69,7 @@ func reshardByKeyOutlives(t *testing.T, victim string) {
 		last = r.text
 		return r.code == 0
 	})
+	setTimeout(nodes, patientTimeout) // nobody is to fail any more
 	settled(t, nodes)
 	w.end(t)
 	whole(t, nodes, "k", 3000)

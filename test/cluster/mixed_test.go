@@ -60,18 +60,29 @@ func mixed(t *testing.T, masters, replicas bool, args ...string) []*node {
 // join makes a cluster of empty nodes: the masters, then a replica of each.
 func join(t *testing.T, nodes []*node, masters int) {
 	t.Helper()
+	patiently(t, nodes, func() { joinNow(t, nodes, masters) })
+}
+
+func joinNow(t *testing.T, nodes []*node, masters int) {
+	t.Helper()
 	cli(t, append([]string{"--cluster", "create", "--cluster-yes"}, addrs(nodes[:masters])...)...)
 	for i, r := range nodes[masters:] {
 		r.do("CLUSTER", "MEET", "127.0.0.1", strconv.Itoa(nodes[0].port))
 		r.eventually("it knows its master", func() bool { return strings.Contains(r.do("CLUSTER", "NODES").Text(), nodes[i].id()) })
 		r.do("CLUSTER", "REPLICATE", nodes[i].id())
 	}
-	for _, n := range nodes { // else nobody would vote for a replica that only its master knew
+	acquainted(t, nodes) // else nobody would vote for a replica that only its master knew
+	settled(t, nodes)
+}
+
+// acquainted waits until each node knows all others.
+func acquainted(t *testing.T, nodes []*node) {
+	t.Helper()
+	for _, n := range nodes {
 		n.eventually("it knows all", func() bool {
 			return strings.Contains(n.try("CLUSTER", "INFO").Str, "cluster_known_nodes:"+strconv.Itoa(len(nodes))+"\r\n")
 		})
 	}
-	settled(t, nodes)
 }
 
 // cli runs the genuine redis-cli, which has to succeed.
@@ -255,8 +266,7 @@ func TestMixedClusterOutlivesItsMasters(t *testing.T) {
 			}
 
 			// A replica takes over by hand, losing nothing.
-			nodes[0].do("CLUSTER", "FAILOVER")
-			nodes[0].eventually("it is master again", func() bool { return nodes[0].do("ROLE").List[0].Text() == "master" })
+			byHand(t, nodes[0])
 			settled(t, nodes)
 
 			// A master stands still for longer than the node timeout.
@@ -264,27 +274,52 @@ func TestMixedClusterOutlivesItsMasters(t *testing.T) {
 			nodes[4].eventually("the replica is master", func() bool { return nodes[4].do("ROLE").List[0].Text() == "master" })
 			nodes[1].p.Signal(syscall.SIGCONT)
 			settled(t, nodes)
+			setTimeout(nodes, patientTimeout) // nobody is to fail any more
+			settled(t, nodes)
 			w.end(t)
-			cli(t, "--cluster", "check", nodes[2].addr())
+			cliCheck(t, nodes[2])
 		})
 	}
+}
+
+// byHand has a replica take over from its master. Redis gives that up after five
+// seconds, and the operator asks again: on a busy machine the time may not do.
+func byHand(t *testing.T, n *node) {
+	t.Helper()
+	var asked time.Time
+	n.eventually("it is master again", func() bool {
+		if n.do("ROLE").List[0].Text() == "master" {
+			return true
+		}
+		if time.Since(asked) > 8*time.Second {
+			v := n.try("CLUSTER", "FAILOVER")
+			if !asked.IsZero() || v.Err() != nil {
+				t.Logf("CLUSTER FAILOVER, asked again %v: %s", !asked.IsZero(), v.Str)
+			}
+			if asked = time.Now(); v.Err() != nil {
+				asked = time.Time{} // its link may just have been down
+			}
+		}
+		return false
+	})
 }
 
 func TestCliAdministersOurNodes(t *testing.T) {
 	t.Parallel()
 	var nodes []*node
 	for range 6 {
-		nodes = append(nodes, launch(t, true, t.TempDir(), freePort(t), "--cluster-node-timeout", "8000"))
+		nodes = append(nodes, launch(t, true, t.TempDir(), freePort(t), "--cluster-node-timeout", patientTimeout))
 	}
 	// It looks at the nodes while the replicas load: what it says of that does not count.
 	if out, err := exec.Command("redis-cli", append([]string{"--cluster", "create", "--cluster-replicas", "1", "--cluster-yes"}, addrs(nodes)...)...).CombinedOutput(); err != nil &&
 		!strings.Contains(string(out), "Unable to load info for node") {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	acquainted(t, nodes)
 	settled(t, nodes)
 	fill(t, nodes, "k", 500)
 	first := nodes[0]
-	cli(t, "--cluster", "check", first.addr())
+	cliCheck(t, first)
 	cli(t, "--cluster", "info", first.addr())
 	if out := cli(t, "--cluster", "call", first.addr(), "PING"); strings.Count(out, "PONG") != 6 {
 		t.Errorf("call: %s", out)
@@ -293,8 +328,9 @@ func TestCliAdministersOurNodes(t *testing.T) {
 	settled(t, nodes) // who did not take part hears of the last slot a moment later, and rebalance wants agreement
 	cli(t, "--cluster", "rebalance", first.addr(), "--cluster-threshold", "1")
 	settled(t, nodes)
-	added := launch(t, true, t.TempDir(), freePort(t), "--cluster-node-timeout", "8000")
+	added := launch(t, true, t.TempDir(), freePort(t), "--cluster-node-timeout", patientTimeout)
 	cli(t, "--cluster", "add-node", added.addr(), first.addr())
+	acquainted(t, append(nodes, added)) // who does not know it yet refuses to hear that it owns a slot
 	settled(t, append(nodes, added))
 	cli(t, "--cluster", "reshard", first.addr(), "--cluster-from", "all", "--cluster-to", added.id(), "--cluster-slots", "100", "--cluster-yes")
 	settled(t, append(nodes, added))
@@ -302,10 +338,7 @@ func TestCliAdministersOurNodes(t *testing.T) {
 	// An open slot is closed by fix.
 	nodes[1].do("CLUSTER", "SETSLOT", strings.Split(fields(nodes[1], 8), "-")[0], "MIGRATING", nodes[2].id())
 	cli(t, "--cluster", "fix", first.addr())
-	out, _ := exec.Command("redis-cli", "--cluster", "check", first.addr()).CombinedOutput()
-	if !strings.Contains(string(out), "All 16384 slots covered") || strings.Contains(string(out), "[WARNING]") {
-		t.Errorf("after fix:\n%s", out)
-	}
+	cliCheck(t, first)
 }
 
 // fields is a field of the node's own line of CLUSTER NODES.
@@ -352,7 +385,10 @@ func TestIdentityOutlivesATornFile(t *testing.T) {
 
 func TestMessagesCrossTheBus(t *testing.T) {
 	t.Parallel()
-	nodes := []*node{launch(t, true, t.TempDir(), freePort(t)), launch(t, false, t.TempDir(), freePort(t)), launch(t, true, t.TempDir(), freePort(t))}
+	var nodes []*node
+	for i := range 3 {
+		nodes = append(nodes, launch(t, i != 1, t.TempDir(), freePort(t), "--cluster-node-timeout", patientTimeout))
+	}
 	cli(t, append([]string{"--cluster", "create", "--cluster-yes"}, addrs(nodes)...)...)
 	settled(t, nodes)
 	for i, n := range nodes {
@@ -396,7 +432,7 @@ func TestBusSpeaksTLS(t *testing.T) {
 	var nodes []*node
 	for i := range 3 {
 		tlsPort := freePort(t)
-		args := []string{"--tls-ca-cert-file", certs.CA, "--tls-cert-file", certs.Cert, "--tls-key-file", certs.Key, "--tls-cluster", "yes", "--tls-replication", "yes", "--tls-port", strconv.Itoa(tlsPort)}
+		args := []string{"--tls-ca-cert-file", certs.CA, "--tls-cert-file", certs.Cert, "--tls-key-file", certs.Key, "--tls-cluster", "yes", "--tls-replication", "yes", "--tls-port", strconv.Itoa(tlsPort), "--cluster-node-timeout", patientTimeout}
 		nodes = append(nodes, launch(t, i != 1, t.TempDir(), freePort(t), args...))
 		nodes[i].tls = tlsPort
 	}

@@ -132,6 +132,15 @@ func TestMinorityStopsAndLosesOnlyItsOwn(t *testing.T) {
 		}
 		return relays[i].port
 	}
+	setTimeout(nodes, patientTimeout) // until one is cut off
+	formOver(t, nodes, busOf)
+	withRelays(t, nodes, relays, cuts, dir)
+}
+
+// formOver makes a cluster of three masters and their replicas, whose buses are
+// reached at other ports.
+func formOver(t *testing.T, nodes []*node, busOf func(i int) int) {
+	t.Helper()
 	for i, n := range nodes[:3] {
 		n.do("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*5500), strconv.Itoa(min(i*5500+5499, 16383)))
 		n.do("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
@@ -143,8 +152,13 @@ func TestMinorityStopsAndLosesOnlyItsOwn(t *testing.T) {
 		n.eventually("it knows its master", func() bool { return strings.Contains(n.do("CLUSTER", "NODES").Text(), nodes[i].id()) })
 		n.do("CLUSTER", "REPLICATE", nodes[i].id())
 	}
+	acquainted(t, nodes)
 	settled(t, nodes)
+}
 
+// withRelays cuts the first node off, and brings it back.
+func withRelays(t *testing.T, nodes []*node, relays []*relay, cuts []func(string) bool, dir string) {
+	t.Helper()
 	master, heir := nodes[0], nodes[3]
 	tag := ""
 	for i := 0; tag == ""; i++ {
@@ -168,6 +182,7 @@ func TestMinorityStopsAndLosesOnlyItsOwn(t *testing.T) {
 		t.Fatalf("no replica has it: %v, %v", n, err)
 	}
 
+	setTimeout(nodes, quickTimeout)
 	for i, r := range relays {
 		r.set(cuts[i])
 	}
@@ -194,6 +209,7 @@ func TestMinorityStopsAndLosesOnlyItsOwn(t *testing.T) {
 	for _, r := range relays {
 		r.set(nil)
 	}
+	setTimeout(nodes, patientTimeout) // nobody is to fail any more
 	master.eventually("it follows", func() bool { return master.do("ROLE").List[0].Text() == "slave" })
 	settled(t, nodes)
 	for _, k := range []string{"before", "after"} {

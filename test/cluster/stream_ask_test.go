@@ -31,7 +31,7 @@ func halfMoved(t *testing.T, from, to *node, migrate ...string) (keys []string, 
 	}
 	to.do("CLUSTER", "SETSLOT", n, "IMPORTING", from.id())
 	from.do("CLUSTER", "SETSLOT", n, "MIGRATING", to.id())
-	from.do(append(append([]string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.clusterPort()), "", "0", "10000"}, migrate...), append([]string{"KEYS"}, moved...)...)...)
+	from.do(append(append([]string{"MIGRATE", "127.0.0.1", strconv.Itoa(to.clusterPort()), "", "0", "60000"}, migrate...), append([]string{"KEYS"}, moved...)...)...)
 	return keys, n
 }
 

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast/test/proc"
 )
 
 // drillReport is what `holdfast drill reshard-under-load --json` prints.
@@ -66,18 +68,10 @@ func (o *output) Write(p []byte) (int, error) {
 func up(t *testing.T, args ...string) (dir, addr string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "up")
-	portMu.Lock()
-	base := 0
-	for p := nextPort; base == 0; p++ {
-		ok := true
-		for i := range 6 {
-			ok = ok && isFree(p+i) && isFree(p+i+busAbove)
-		}
-		if ok {
-			base, nextPort = p, p+6
-		}
+	base, err := proc.FreePorts(6)
+	if err != nil {
+		t.Fatal(err)
 	}
-	portMu.Unlock()
 	cmd := exec.Command(binary, append([]string{"up", "cluster", "--shards", "3", "--replicas", "1", "--port", strconv.Itoa(base), "--dir", dir}, args...)...)
 	out := &output{ready: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = out, out

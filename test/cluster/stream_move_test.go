@@ -443,10 +443,13 @@ func TestCtrlCLeavesSlotsWhereTheyWere(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, out.String())
 	}
 	r := healthy(t, nodes[2])
-	if n := before[a.addr()] - r.slotsOf()[a.addr()]; n != 0 && n != 256 && n != 300 {
+	n := before[a.addr()] - r.slotsOf()[a.addr()]
+	if n != 0 && n != 256 && n != 300 {
 		t.Errorf("%d slots have moved", n)
 	}
-	must(t, 0, args...)
+	if n != 300 { // else the interrupt was too late, and the command would be a new one
+		must(t, 0, args...)
+	}
 	if n := before[a.addr()] - healthy(t, nodes[2]).slotsOf()[a.addr()]; n != 300 {
 		t.Errorf("%d slots have moved in the end", n)
 	}

@@ -25,9 +25,12 @@ var (
 	flagRounds = flag.Int("crash.rounds", 0, "rounds of kill -9; 0: 30, or 200 with HOLDFAST_SOAK=1")
 )
 
+// A start waits for the disk a dozen times, one after the other, and a reply at
+// appendfsync always does once or twice: with a second and more for each, on a
+// disk that others use, 20 s are not far away.
 const (
-	startLimit = 20 * time.Second
-	replyLimit = 15 * time.Second
+	startLimit = 60 * time.Second
+	replyLimit = 60 * time.Second
 	txWrites   = 10_000
 )
 

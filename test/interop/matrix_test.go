@@ -142,6 +142,10 @@ func newMatrix(t *testing.T, proto int) *matrix {
 		if o := s.control.do("CONFIG", "SET", "hz", "500"); o.fate != "" || o.n.isError() {
 			t.Fatal("CONFIG SET hz", o)
 		}
+		// What a spoilt call gives a millisecond to live is still in the digest behind it, however late that comes.
+		if o := s.control.do("DEBUG", "SET-ACTIVE-EXPIRE", "0"); o.fate != "" || o.n.isError() {
+			t.Fatal("DEBUG SET-ACTIVE-EXPIRE", o)
+		}
 	}
 	for _, cmd := range prepared {
 		m.before = append(m.before, encodeCommand(cmd)...)
@@ -160,7 +164,7 @@ func (m *matrix) call(args []string) bool {
 	if listsAll(args) && os.Getenv("HOLDFAST_INTEROP_LATER") == "" {
 		return true
 	}
-	m.queue = append(m.queue, args)
+	m.queue = append(m.queue, longerLife(args))
 	return len(m.queue) < matrixBatch || m.flush()
 }
 
@@ -320,6 +324,19 @@ func shortenTimeout(args []string) []string {
 		switch args[len(args)-1] {
 		case "0", "1":
 			args[len(args)-1] = "0.01"
+		}
+	}
+	return args
+}
+
+// longerLife keeps a nonsense call from giving a key a millisecond or two to live, where a server looks at the clock twice:
+// one that is held up in between deletes the key at once.
+func longerLife(args []string) []string {
+	switch strings.ToLower(args[0]) {
+	case "pexpire", "restore":
+		if len(args) > 2 && (args[2] == "1" || args[2] == "2") {
+			args = slices.Clone(args)
+			args[2] += "00000"
 		}
 	}
 	return args

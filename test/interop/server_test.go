@@ -20,9 +20,11 @@ import (
 // fateSilent is the fate of a reply that did not come in time.
 const fateSilent = "no reply"
 
+// A server with a journal waits for the disk a dozen times, one after the other, when it starts, and some times for a
+// checkpoint: with a disk that takes a second and more for each, 20 s are not far away.
 const (
-	startDeadline = 20 * time.Second
-	replyDeadline = 20 * time.Second
+	startDeadline = 60 * time.Second
+	replyDeadline = 40 * time.Second
 	pollInterval  = 2 * time.Millisecond
 )
 

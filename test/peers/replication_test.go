@@ -93,11 +93,18 @@ var breaks = []struct {
 	name string
 	do   func(t *testing.T, x *proxy, m, r *node, g *rand.Rand)
 }{
-	{"cut", func(t *testing.T, x *proxy, _, _ *node, g *rand.Rand) {
-		select {
-		case <-x.cutAfter(g.Int64N(60_000)):
-		case <-time.After(patience):
-			t.Fatal("the bytes until the cut never came")
+	{"cut", func(t *testing.T, x *proxy, m, _ *node, g *rand.Rand) {
+		const most = 60_000
+		fired := x.cutAfter(g.Int64N(most))
+		for end := time.Now().Add(patience); ; grow(m, most) { // should the load be at its end already
+			select {
+			case <-fired:
+				return
+			case <-time.After(time.Second):
+			}
+			if time.Now().After(end) {
+				t.Fatal("the bytes until the cut never came")
+			}
 		}
 	}},
 	{"CLIENT KILL TYPE replica", func(_ *testing.T, _ *proxy, m, _ *node, _ *rand.Rand) {

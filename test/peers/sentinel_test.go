@@ -30,16 +30,29 @@ func sentinel(t *testing.T, k kind, master int) *node {
 	t.Helper()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "sentinel.conf")
-	// Below a second and a half a genuine Sentinel, which connects once a second,
-	// takes the CLIENT KILL of a failover for the death of the new master.
-	text := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]d 2\nsentinel down-after-milliseconds %[1]s 3000\n"+
-		"sentinel failover-timeout %[1]s 8000\nsentinel parallel-syncs %[1]s 2\n", masterName, master)
+	text := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]d 2\nsentinel down-after-milliseconds %[1]s %[3]s\n"+
+		"sentinel failover-timeout %[1]s 8000\nsentinel parallel-syncs %[1]s 2\n", masterName, master, notDown)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n := launch(t, k, proc.Spec{Argv: append(k.argv("redis-sentinel"), conf), Dir: dir})
-	n.do("SENTINEL", "DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "300")
+	n.do("SENTINEL", "DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "300", "TILT-PERIOD", "3000")
 	return n
+}
+
+// What a server may be silent for, in ms, until it counts as down.
+const (
+	notDown = "30000" // where nobody is to fail: a busy machine takes its time
+	// Below a second and a half a genuine Sentinel, which connects once a second,
+	// takes the CLIENT KILL of a failover for the death of the new master.
+	soonDown = "3000"
+)
+
+func (d *deployment) downAfter(ms string) {
+	d.t.Helper()
+	for _, s := range d.sentinels {
+		s.do("SENTINEL", "SET", masterName, "down-after-milliseconds", ms)
+	}
 }
 
 // deploy starts everything; the first of servers is the master.
@@ -192,8 +205,10 @@ func (d *deployment) failover() {
 	if v := old.do("WAIT", "2", "20000"); v.Int != 2 {
 		t.Fatalf("WAIT 2: %d", v.Int)
 	}
+	d.downAfter(soonDown)
 	old.p.Kill()
 	next := d.master(old)
+	d.downAfter(notDown)
 	p.writes(t, 200)
 	old.start()
 	d.complete()
@@ -272,8 +287,10 @@ func TestVotesOfEachOther(t *testing.T) {
 	old := d.master(nil)
 	p := startProbe(d)
 	p.writes(t, 50)
+	d.downAfter(soonDown)
 	old.p.Kill()
 	next := d.master(old)
+	d.downAfter(notDown)
 	p.writes(t, 50)
 	old.start()
 	dead.start()

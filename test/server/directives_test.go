@@ -194,6 +194,7 @@ func TestDelaysPerKey(t *testing.T) {
 	if info(t, c, "rdb_bgsave_in_progress") != "1" {
 		t.Error("a snapshot of two days is over")
 	}
+	wantText(t, c, "ERR Background save already in progress", "SAVE")
 	must(t, c, "FLUSHALL") // which breaks it off
 	eventually(t, "it was broken off", func() bool { return info(t, c, "rdb_bgsave_in_progress") == "0" })
 	must(t, c, "DEBUG", "POPULATE", "100")

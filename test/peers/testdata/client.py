@@ -56,10 +56,10 @@ def pubsub(r):
     p = r.pubsub()
     p.subscribe("py:news")
     p.psubscribe("py:*")
-    check("subscribe", p.get_message(timeout=10)["type"], "subscribe")
-    check("psubscribe", p.get_message(timeout=10)["type"], "psubscribe")
+    check("subscribe", p.get_message(timeout=30)["type"], "subscribe")
+    check("psubscribe", p.get_message(timeout=30)["type"], "psubscribe")
     check("publish", r.publish("py:news", "hello"), 2)
-    got = sorted((p.get_message(timeout=10)["type"], p.get_message(timeout=10)["type"]))
+    got = sorted((p.get_message(timeout=30)["type"], p.get_message(timeout=30)["type"]))
     check("messages", got, ["message", "pmessage"])
     p.close()
 
@@ -72,12 +72,12 @@ def blocking(r):
 
 
 def sentinel():
-    s = Sentinel([("127.0.0.1", p) for p in sentinels], socket_timeout=5)
+    s = Sentinel([("127.0.0.1", p) for p in sentinels], socket_timeout=30)
     check("discover_master", s.discover_master("mymaster"), ("127.0.0.1", server))
     check("discover_slaves", len(s.discover_slaves("mymaster")), 1)
-    m = s.master_for("mymaster", socket_timeout=5)
+    m = s.master_for("mymaster", socket_timeout=30)
     check("master_for", (m.set("py:m", "x"), m.wait(1, 20000), m.get("py:m")), (True, 1, b"x"))
-    check("slave_for", s.slave_for("mymaster", socket_timeout=5).get("py:m"), b"x")
+    check("slave_for", s.slave_for("mymaster", socket_timeout=30).get("py:m"), b"x")
     one = redis.Redis(port=sentinels[0])
     state = one.sentinel_master("mymaster")
     check("sentinel_master", (state["port"], state["is_master"], state["num-slaves"]), (server, True, 1))
