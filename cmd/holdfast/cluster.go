@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -21,9 +19,8 @@ import (
 
 // clusterFlags are those that all verbs of `cluster` have.
 type clusterFlags struct {
-	o                      ops.ClusterOptions
-	tls, insecure          bool
-	caCert, cert, key, sni string
+	o      ops.ClusterOptions
+	access accessFlags
 }
 
 // clusterVerb runs a verb with the addresses of its command line.
@@ -83,16 +80,9 @@ func (f *clusterFlags) register(c *cobra.Command) {
 	p.BoolVar(&f.o.Yes, "yes", false, "carry the plan out without asking")
 	p.BoolVar(&f.o.DryRun, "dry-run", false, "show the plan, change nothing")
 	p.BoolVar(&f.o.JSON, "json", false, "print one JSON object")
-	p.StringVar(&f.o.User, "user", "", "user name, on all nodes")
-	p.StringVarP(&f.o.Pass, "pass", "a", "", "password, on all nodes (or REDISCLI_AUTH in the environment)")
 	p.DurationVar(&f.o.Timeout, "connect-timeout", 5*time.Second, "how long one question to a node may take")
 	p.DurationVar(&f.o.Settle, "settle", 30*time.Second, "how long nodes may take to agree after a change")
-	p.BoolVar(&f.tls, "tls", false, "connect by TLS")
-	p.StringVar(&f.caCert, "cacert", "", "file of the authorities that sign the nodes' certificates")
-	p.StringVar(&f.cert, "cert", "", "file of the client's certificate")
-	p.StringVar(&f.key, "key", "", "file of the client's key")
-	p.StringVar(&f.sni, "sni", "", "name that the nodes' certificates must have")
-	p.BoolVar(&f.insecure, "insecure", false, "do not verify the nodes' certificates")
+	f.access.register(p)
 }
 
 // moving are the flags of verbs that move keys.
@@ -133,9 +123,6 @@ func (m *milliseconds) Set(s string) error {
 func (f *clusterFlags) options(seeds ...string) (ops.ClusterOptions, error) {
 	o := f.o
 	o.Out, o.In = os.Stdout, os.Stdin
-	if o.Pass == "" {
-		o.Pass = os.Getenv("REDISCLI_AUTH")
-	}
 	if o.MigrateTimeout == 0 {
 		o.MigrateTimeout = time.Minute
 	}
@@ -152,34 +139,9 @@ func (f *clusterFlags) options(seeds ...string) (ops.ClusterOptions, error) {
 		}
 		o.Seeds = append(o.Seeds, addr)
 	}
-	var err error
-	o.TLS, err = f.tlsConfig()
+	by, err := f.access.access()
+	o.User, o.Pass, o.TLS = by.User, by.Pass, by.TLS
 	return o, err
-}
-
-func (f *clusterFlags) tlsConfig() (*tls.Config, error) {
-	if !f.tls && f.caCert == "" && f.cert == "" {
-		return nil, nil
-	}
-	c := &tls.Config{ServerName: f.sni, InsecureSkipVerify: f.insecure, MinVersion: tls.VersionTLS12}
-	if f.caCert != "" {
-		b, err := os.ReadFile(f.caCert)
-		if err != nil {
-			return nil, err
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("%s holds no certificate", f.caCert)
-		}
-	}
-	if f.cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return nil, err
-		}
-		c.Certificates = []tls.Certificate{pair}
-	}
-	return c, nil
 }
 
 // clusterRun makes a verb of cobra's out of one of ours: it prints the result and

@@ -158,23 +158,29 @@ func statusCommand() *cobra.Command {
 	var dir string
 	var asJSON bool
 	var timeout time.Duration
+	var access accessFlags
 	c := &cobra.Command{
 		Use:   "status [ADDR ...]",
 		Short: "One table and one verdict about a deployment",
 		Long: `Asks around from any one address, of a data server or a Sentinel, and prints a row per member and a verdict.
-Without an address it looks at the deployment that 'holdfast up' runs in --dir.
+Without an address it looks at the deployment that 'holdfast up' runs in --dir. A member that wants no password is asked without.
 Exit code: 0 healthy, 1 degraded, 2 down.`,
 		Example: `  holdfast status
   holdfast status 127.0.0.1:7379
-  holdfast status 10.0.0.5:26379 --json`,
+  holdfast status 10.0.0.5:26379 --json
+  REDISCLI_AUTH=secret holdfast status 10.0.0.5:6379 --tls --cacert ca.crt`,
 		RunE: func(_ *cobra.Command, args []string) error {
+			by, err := access.access()
+			if err != nil {
+				return err
+			}
 			var st *ops.Status
 			if len(args) == 0 {
 				d, err := ops.LoadDeployment(dir)
 				if err != nil {
 					return err
 				}
-				st = d.Status(timeout)
+				st = d.Status(timeout, by)
 			} else {
 				for i, a := range args {
 					if _, err := strconv.Atoi(a); err == nil {
@@ -183,7 +189,7 @@ Exit code: 0 healthy, 1 degraded, 2 down.`,
 						args[i] = a + ":6379"
 					}
 				}
-				st = ops.StatusOf(args, timeout)
+				st = ops.StatusOf(args, timeout, by)
 			}
 			if asJSON {
 				if err := st.WriteJSON(os.Stdout); err != nil {
@@ -201,6 +207,7 @@ Exit code: 0 healthy, 1 degraded, 2 down.`,
 	c.Flags().StringVar(&dir, "dir", defaultDir, "directory of a deployment of 'holdfast up'")
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	c.Flags().DurationVar(&timeout, "timeout", time.Second, "how long one question may take")
+	access.register(c.Flags())
 	return c
 }
 

@@ -56,7 +56,7 @@ type clusterAdmin struct {
 func newClusterAdmin(verb string, o ClusterOptions) *clusterAdmin {
 	return &clusterAdmin{
 		o: o, began: time.Now(), res: &ClusterResult{Verb: verb},
-		pool:   newPool(clusterAuth{o.User, o.Pass, o.TLS}, o.Timeout),
+		pool:   newPool(Access{o.User, o.Pass, o.TLS}, o.Timeout),
 		shards: map[string]string{}, home: map[string]int{}, streams: map[string]bool{},
 	}
 }

@@ -147,7 +147,7 @@ const watchPoll = 10 * time.Millisecond
 // watchShards notes when survivors take the victims for failed, and when another
 // owns their slots.
 func watchShards(ctx context.Context, survivors []string, shards []*shardDrill) {
-	p := newPool(clusterAuth{}, probeTimeout)
+	p := newPool(Access{}, probeTimeout)
 	defer p.close()
 	for sleep(ctx, watchPoll) {
 		for _, a := range survivors {

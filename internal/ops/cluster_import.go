@@ -25,7 +25,7 @@ type ImportOptions struct {
 func ClusterImport(ctx context.Context, o ImportOptions) (*ClusterResult, error) {
 	a := newClusterAdmin("import", o.ClusterOptions)
 	defer a.close()
-	im := &importer{clusterAdmin: a, o: o, source: newPool(clusterAuth{o.FromUser, o.FromPass, o.TLS}, o.Timeout)}
+	im := &importer{clusterAdmin: a, o: o, source: newPool(Access{o.FromUser, o.FromPass, o.TLS}, o.Timeout)}
 	defer im.source.close()
 	return im.run(ctx)
 }

@@ -154,7 +154,7 @@ func (x *loadDrill) strike(ctx context.Context, s killStep, admin <-chan *os.Pro
 
 // reach waits for a step by asking the target; false when the move ended before.
 func (x *loadDrill) reach(ctx context.Context, s killStep, where *string) bool {
-	p := newPool(clusterAuth{}, 2*time.Second)
+	p := newPool(Access{}, 2*time.Second)
 	defer p.close()
 	began := x.a.began.UnixMilli()
 	for sleep(ctx, time.Millisecond) {

@@ -350,7 +350,7 @@ type loadAck struct {
 }
 
 func (x *loadDrill) newWriter(n int, home string) *loadWriter {
-	return &loadWriter{x: x, n: n, nodes: x.d.addrs(), home: home, at: map[int]string{}, pool: newPool(clusterAuth{}, 10*time.Second), errors: map[string]int{}}
+	return &loadWriter{x: x, n: n, nodes: x.d.addrs(), home: home, at: map[int]string{}, pool: newPool(Access{}, 10*time.Second), errors: map[string]int{}}
 }
 
 func (x *loadDrill) key(tag, writer, seq int) string {

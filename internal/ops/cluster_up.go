@@ -64,7 +64,7 @@ func (d *Deployment) busPortsFree() error {
 // master of what may have changed since.
 func (d *Deployment) formCluster(ctx context.Context) error {
 	o := ClusterOptions{Seeds: d.addrs(), Timeout: 5 * time.Second, Settle: 30 * time.Second, Yes: true, JSON: true, Out: io.Discard}
-	p := newPool(clusterAuth{}, o.Timeout)
+	p := newPool(Access{}, o.Timeout)
 	m, err := p.load(o.Seeds)
 	p.close()
 	if err != nil {
@@ -84,8 +84,8 @@ func (d *Deployment) formCluster(ctx context.Context) error {
 }
 
 // isCluster reports whether the server at an address is a cluster node.
-func isCluster(addr string, timeout time.Duration) bool {
-	c, err := dial(addr, timeout)
+func (q asker) isCluster(addr string) bool {
+	c, err := q.dial(addr)
 	if err != nil {
 		return false
 	}
@@ -96,14 +96,14 @@ func isCluster(addr string, timeout time.Duration) bool {
 
 // clusterStatus asks all nodes that any of the addresses knows. want is how many
 // there should be, 0 if that is not known.
-func clusterStatus(addrs []string, timeout time.Duration, want int) *Status {
-	p := newPool(clusterAuth{}, timeout)
+func (q asker) clusterStatus(addrs []string, want int) *Status {
+	p := newPool(q.by, q.timeout)
 	defer p.close()
 	m, err := p.load(addrs)
 	if err != nil {
 		st := &Status{Verdict: Down, Reason: "no node of the cluster answers"}
 		for _, a := range addrs {
-			st.Rows = append(st.Rows, serverRow(a, timeout))
+			st.Rows = append(st.Rows, q.serverRow(a))
 		}
 		return st
 	}
@@ -112,7 +112,7 @@ func clusterStatus(addrs []string, timeout time.Duration, want int) *Status {
 	rows := make(chan *Row)
 	for _, n := range m.nodes {
 		st.rowOf[n.addr()] = n
-		go func() { rows <- serverRow(n.addr(), timeout) }()
+		go func() { rows <- q.serverRow(n.addr()) }()
 	}
 	var sick []string
 	for range m.nodes {

@@ -100,7 +100,7 @@ func TestUpClusterResumesAndSurvivesDrills(t *testing.T) {
 	last := net.JoinHostPort("127.0.0.1", strconv.Itoa(base+9))
 	var st *Status // on a busy machine a node is missed for a moment
 	for end := time.Now().Add(60 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if st = StatusOf([]string{last}, 5*time.Second); st.Verdict == Healthy || time.Now().After(end) {
+		if st = StatusOf([]string{last}, 5*time.Second, Access{}); st.Verdict == Healthy || time.Now().After(end) {
 			break
 		}
 	}
@@ -145,7 +145,7 @@ func TestUpClusterResumesAndSurvivesDrills(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	if st := StatusOf([]string{last}, time.Second); st.Verdict != Down {
+	if st := StatusOf([]string{last}, time.Second, Access{}); st.Verdict != Down {
 		t.Fatalf("%s after the end", st.Verdict)
 	}
 	run(t, o)

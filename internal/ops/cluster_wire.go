@@ -13,32 +13,33 @@ import (
 	"holdfast/internal/redis/resp"
 )
 
-// clusterAuth is how connections to nodes are made.
-type clusterAuth struct {
-	user, pass string
-	tls        *tls.Config
+// Access is how connections to servers are made: with which name and password,
+// "" for none, and over TLS unless that is nil.
+type Access struct {
+	User, Pass string
+	TLS        *tls.Config
 }
 
 // dialNode connects and authenticates.
-func dialNode(addr string, timeout time.Duration, auth clusterAuth) (*client, error) {
+func dialNode(addr string, timeout time.Duration, by Access) (*client, error) {
 	c, err := dial(addr, timeout)
 	if err != nil {
 		return nil, err
 	}
-	if auth.tls != nil {
-		conf := auth.tls.Clone()
+	if by.TLS != nil {
+		conf := by.TLS.Clone()
 		if conf.ServerName == "" {
 			conf.ServerName, _, _ = net.SplitHostPort(addr)
 		}
 		c.nc = tls.Client(c.nc, conf)
 		c.r = resp.NewReader(c.nc)
 	}
-	if auth.pass == "" {
+	if by.Pass == "" {
 		return c, nil
 	}
-	args := []string{"AUTH", auth.pass}
-	if auth.user != "" {
-		args = []string{"AUTH", auth.user, auth.pass}
+	args := []string{"AUTH", by.Pass}
+	if by.User != "" {
+		args = []string{"AUTH", by.User, by.Pass}
 	}
 	if _, err := c.do(args...); err != nil {
 		c.close()
@@ -74,14 +75,14 @@ func (c *client) pipe(timeout time.Duration, cmds ...[]string) ([]resp.Value, er
 // pool keeps one connection per address. Different addresses may be used at the
 // same time, one address only by one goroutine.
 type pool struct {
-	auth    clusterAuth
+	access  Access
 	timeout time.Duration
 	mu      sync.Mutex
 	conns   map[string]*client
 }
 
-func newPool(auth clusterAuth, timeout time.Duration) *pool {
-	return &pool{auth: auth, timeout: timeout, conns: map[string]*client{}}
+func newPool(by Access, timeout time.Duration) *pool {
+	return &pool{access: by, timeout: timeout, conns: map[string]*client{}}
 }
 
 func (p *pool) get(addr string) (*client, error) {
@@ -91,7 +92,7 @@ func (p *pool) get(addr string) (*client, error) {
 	if c != nil {
 		return c, nil
 	}
-	c, err := dialNode(addr, p.timeout, p.auth)
+	c, err := dialNode(addr, p.timeout, p.access)
 	if err != nil {
 		return nil, err
 	}

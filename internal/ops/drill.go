@@ -133,7 +133,7 @@ const firstLimit = 45 * time.Second
 func (d *Deployment) healthyFirst(ctx context.Context, o DrillOptions) (*Status, error) {
 	told := false
 	for end := time.Now().Add(firstLimit); ; {
-		st := d.Status(time.Second)
+		st := d.Status(time.Second, Access{})
 		if st.Verdict == Healthy {
 			return st, nil
 		}
@@ -439,7 +439,7 @@ func (r *DrillReport) countNow(p *probe) error {
 // waitRejoined waits until all is healthy again: the old master is a replica.
 func waitRejoined(ctx context.Context, d *Deployment) bool {
 	for {
-		if d.Status(time.Second).Verdict == Healthy {
+		if d.Status(time.Second, Access{}).Verdict == Healthy {
 			return true
 		}
 		if !sleep(ctx, 100*time.Millisecond) {

@@ -60,20 +60,39 @@ type Status struct {
 	rowOf   map[string]*clusterNode
 }
 
+// asker puts questions to members.
+type asker struct {
+	by      Access
+	timeout time.Duration // of each question
+}
+
+// dial connects. A member that does not take the password may want none: most
+// Sentinels have none, and what others refuse, they say at the first question.
+func (q asker) dial(addr string) (*client, error) {
+	c, err := dialNode(addr, q.timeout, q.by)
+	var refused resp.ReplyError
+	if errors.As(err, &refused) {
+		return dialNode(addr, q.timeout, Access{TLS: q.by.TLS})
+	}
+	return c, err
+}
+
 // StatusOf asks around from the given addresses: any one member, a data server
 // or a Sentinel, is enough. timeout bounds each question.
-func StatusOf(addrs []string, timeout time.Duration) *Status {
-	if slices.ContainsFunc(addrs, func(a string) bool { return isCluster(a, timeout) }) {
-		return clusterStatus(addrs, timeout, 0)
+func StatusOf(addrs []string, timeout time.Duration, by Access) *Status {
+	q := asker{by, timeout}
+	if slices.ContainsFunc(addrs, q.isCluster) {
+		return q.clusterStatus(addrs, 0)
 	}
-	servers, sentinels := discover(addrs, timeout)
-	return judge(servers, sentinels, timeout, 0, 0)
+	servers, sentinels := q.discover(addrs)
+	return q.judge(servers, sentinels, 0, 0)
 }
 
 // Status asks all members of a deployment; timeout bounds each question.
-func (d *Deployment) Status(timeout time.Duration) *Status {
+func (d *Deployment) Status(timeout time.Duration, by Access) *Status {
+	q := asker{by, timeout}
 	if d.Mode == modeCluster {
-		return clusterStatus(d.addrs(), timeout, len(d.Members))
+		return q.clusterStatus(d.addrs(), len(d.Members))
 	}
 	var servers, sentinels []string
 	for _, m := range d.Members {
@@ -83,11 +102,11 @@ func (d *Deployment) Status(timeout time.Duration) *Status {
 			servers = append(servers, m.Addr())
 		}
 	}
-	return judge(servers, sentinels, timeout, len(servers), len(sentinels))
+	return q.judge(servers, sentinels, len(servers), len(sentinels))
 }
 
 // discover finds all members from any of the addresses.
-func discover(addrs []string, timeout time.Duration) (servers, sentinels []string) {
+func (q asker) discover(addrs []string) (servers, sentinels []string) {
 	seen := map[string]bool{}
 	add := func(list *[]string, addr string) {
 		if addr != "" && !seen[addr] {
@@ -96,7 +115,7 @@ func discover(addrs []string, timeout time.Duration) (servers, sentinels []strin
 		}
 	}
 	for _, addr := range addrs {
-		c, err := dial(addr, timeout)
+		c, err := q.dial(addr)
 		if err != nil {
 			add(&servers, addr)
 			continue
@@ -106,7 +125,7 @@ func discover(addrs []string, timeout time.Duration) (servers, sentinels []strin
 			add(&sentinels, addr)
 			fromSentinel(c, func(s string) { add(&servers, s) }, func(s string) { add(&sentinels, s) })
 		} else {
-			fromServer(c, addr, timeout, func(s string) { add(&servers, s) }, func(s string) { add(&sentinels, s) })
+			q.fromServer(c, addr, func(s string) { add(&servers, s) }, func(s string) { add(&sentinels, s) })
 		}
 		c.close()
 	}
@@ -136,7 +155,7 @@ func fromSentinel(c *client, server, sentinel func(string)) {
 
 // fromServer goes to the master, if need be, and asks it for its replicas; the
 // Sentinels are those that say hello on it within their period of 2 s.
-func fromServer(c *client, addr string, timeout time.Duration, server, sentinel func(string)) {
+func (q asker) fromServer(c *client, addr string, server, sentinel func(string)) {
 	for range 8 { // chains of replicas end
 		info, err := c.info("replication")
 		if err != nil {
@@ -148,7 +167,7 @@ func fromServer(c *client, addr string, timeout time.Duration, server, sentinel 
 		}
 		server(addr)
 		addr = net.JoinHostPort(info["master_host"], info["master_port"])
-		up, err := dial(addr, timeout)
+		up, err := q.dial(addr)
 		if err != nil {
 			server(addr)
 			return
@@ -167,7 +186,7 @@ func fromServer(c *client, addr string, timeout time.Duration, server, sentinel 
 			server(net.JoinHostPort(f["ip"], f["port"]))
 		}
 	}
-	listenHello(addr, timeout, sentinel)
+	q.listenHello(addr, sentinel)
 }
 
 func fields(s string) map[string]string {
@@ -182,8 +201,8 @@ func fields(s string) map[string]string {
 
 const helloPeriod = 2300 * time.Millisecond
 
-func listenHello(addr string, timeout time.Duration, sentinel func(string)) {
-	c, err := dial(addr, timeout)
+func (q asker) listenHello(addr string, sentinel func(string)) {
+	c, err := q.dial(addr)
 	if err != nil {
 		return
 	}
@@ -209,14 +228,14 @@ func listenHello(addr string, timeout time.Duration, sentinel func(string)) {
 
 // judge asks every member and gives the verdict. wantServers and wantSentinels
 // are how many there should be, 0 if that is not known.
-func judge(servers, sentinels []string, timeout time.Duration, wantServers, wantSentinels int) *Status {
+func (q asker) judge(servers, sentinels []string, wantServers, wantSentinels int) *Status {
 	st := &Status{}
 	rows := make(chan *Row)
 	for _, a := range servers {
-		go func() { rows <- serverRow(a, timeout) }()
+		go func() { rows <- q.serverRow(a) }()
 	}
 	for _, a := range sentinels {
-		go func() { rows <- sentinelRow(a, timeout) }()
+		go func() { rows <- q.sentinelRow(a) }()
 	}
 	for range len(servers) + len(sentinels) {
 		st.Rows = append(st.Rows, <-rows)
@@ -302,9 +321,9 @@ func electMaster(masters []*Row, rows []*Row) *Row {
 	return best
 }
 
-func serverRow(addr string, timeout time.Duration) *Row {
+func (q asker) serverRow(addr string) *Row {
 	r := &Row{Addr: addr, Role: "?"}
-	c, err := dial(addr, timeout)
+	c, err := q.dial(addr)
 	if err != nil {
 		r.State = plain(err)
 		return r
@@ -369,9 +388,9 @@ func keyCount(info map[string]string) string {
 	return strconv.Itoa(n)
 }
 
-func sentinelRow(addr string, timeout time.Duration) *Row {
+func (q asker) sentinelRow(addr string) *Row {
 	r := &Row{Addr: addr, Role: "sentinel"}
-	c, err := dial(addr, timeout)
+	c, err := q.dial(addr)
 	if err != nil {
 		r.State = plain(err)
 		return r
@@ -419,6 +438,8 @@ func plain(err error) string {
 		return "no answer"
 	case refused(err):
 		return plainRefused
+	case isReply(err, "NOAUTH"):
+		return errNoPassword.Error()
 	case err == io.EOF:
 		return "hangs up without an answer; is this a cluster bus, or TLS?"
 	}

@@ -289,7 +289,7 @@ func (u *up) waitHealthy(ctx context.Context) error {
 	tell := time.NewTicker(5 * time.Second)
 	defer tell.Stop()
 	for {
-		st := u.d.Status(time.Second)
+		st := u.d.Status(time.Second, Access{})
 		if st.Verdict == Healthy {
 			return nil
 		}
@@ -304,7 +304,7 @@ func (u *up) waitHealthy(ctx context.Context) error {
 }
 
 func (u *up) print() {
-	st := u.d.Status(time.Second)
+	st := u.d.Status(time.Second, Access{})
 	if u.o.JSON {
 		_ = st.WriteJSON(u.o.Out)
 	} else {
@@ -334,7 +334,7 @@ func (u *up) stopAll() {
 	u.stopping = true
 	u.mu.Unlock()
 	isMaster := map[string]bool{}
-	st := u.d.Status(500 * time.Millisecond)
+	st := u.d.Status(500*time.Millisecond, Access{})
 	for _, r := range st.Rows {
 		isMaster[r.Addr] = r.Addr == st.Master || (u.d.Mode == modeCluster && r.Role == "master")
 	}
