@@ -10,7 +10,7 @@
 //
 // A link has a goroutine that reads, and one that writes only while its socket
 // does not take what is queued. Nothing here blocks its caller: a packet that
-// cannot be written yet waits in the link's queue, which Options.Limit bounds.
+// cannot be written yet waits in the link's queue, which SetLimit bounds.
 //
 // A node that has nothing to do still talks to all others all the time, so a
 // packet should wake no more than the one thread that handles it: its reader
@@ -68,6 +68,8 @@ type Bus struct {
 	closed    bool
 	wg        sync.WaitGroup
 	memory    atomic.Int64 // bytes in all queues
+	began     time.Time
+	looking   atomic.Bool // links are going to be checked against limit
 
 	out     sync.Mutex
 	ready   []*link // links with packets that nobody has begun to write
@@ -80,7 +82,7 @@ type Bus struct {
 
 // New makes a bus without links.
 func New(opts Options) *Bus {
-	b := &Bus{opts: opts, links: map[cluster.LinkID]*link{}, inbound: cluster.Inbound, flusher: make(chan struct{}, 1), stopped: make(chan struct{})}
+	b := &Bus{opts: opts, links: map[cluster.LinkID]*link{}, inbound: cluster.Inbound, flusher: make(chan struct{}, 1), stopped: make(chan struct{}), began: time.Now()}
 	b.wg.Add(1)
 	go func() {
 		defer b.wg.Done()
@@ -96,8 +98,14 @@ func New(opts Options) *Bus {
 	return b
 }
 
-// SetLimit sets the bytes that may wait on one link; 0 is no limit.
-func (b *Bus) SetLimit(n int64) { b.limit.Store(n) }
+// SetLimit sets how large the buffer of a link may be, in bytes, when somebody
+// looks (see buffer.go); 0 is no limit.
+func (b *Bus) SetLimit(n int64) {
+	b.limit.Store(n)
+	if n > 0 {
+		b.look()
+	}
+}
 
 // Serve accepts links at ln until Close, and owns ln. It returns at once.
 func (b *Bus) Serve(ln net.Listener) {
@@ -305,7 +313,8 @@ func (b *Bus) CloseLink(id cluster.LinkID) {
 	}
 }
 
-// Buffered is how many bytes wait to be written on a link: allocated and used.
+// Buffered is how many bytes wait to be written on a link (used), and how large
+// a buffer that is (alloc, see buffer.go).
 func (b *Bus) Buffered(id cluster.LinkID) (alloc, used int64) {
 	b.mu.Lock()
 	l := b.links[id]
@@ -315,7 +324,8 @@ func (b *Bus) Buffered(id cluster.LinkID) (alloc, used int64) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.size + int64(cap(l.queue))*24, l.size
+	l.trim()
+	return l.alloc, l.size
 }
 
 // Links is how many links there are, and the bytes that wait on them.

@@ -31,8 +31,10 @@ type link struct {
 	size    int64    // of queue and of what is being written
 	writing bool     // somebody writes, or is on his way to do it
 	closed  bool
-	// overflow: the queue exceeded the limit.
-	overflow bool
+	// alloc is what a buffer for size would take in Redis, as of the turn looked
+	// of its timer, in bytes.
+	alloc, looked int64
+	overflow      int64 // alloc when it exceeded the limit; 0: it did not
 }
 
 // enqueue keeps a packet, and reports whether somebody must flush.
@@ -42,13 +44,13 @@ func (l *link) enqueue(packet []byte) bool {
 	if l.closed {
 		return false
 	}
+	l.trim()
+	l.alloc = grown(l.alloc, l.size, int64(len(packet)))
 	l.queue = append(l.queue, packet)
 	l.size += int64(len(packet))
 	l.b.memory.Add(int64(len(packet)))
-	if limit := l.b.limit.Load(); limit > 0 && l.size > limit {
-		l.overflow = true
-		l.shut()
-		return false
+	if l.overLimit() {
+		l.b.look()
 	}
 	if l.writing || l.conn == nil {
 		return false
@@ -64,7 +66,7 @@ func (l *link) shut() {
 	}
 	l.closed = true
 	l.b.memory.Add(-l.size)
-	l.queue, l.size = nil, 0
+	l.queue, l.size, l.alloc = nil, 0, 0
 	if l.conn != nil {
 		_ = l.conn.Close()
 	}
@@ -97,7 +99,7 @@ func (l *link) run(conn net.Conn, up cluster.Input) {
 	if errors.Is(err, cluster.ErrBadPacket) && l.b.opts.Bad != nil {
 		l.b.opts.Bad(err)
 	}
-	down := cluster.LinkDown{Link: l.id, Err: "connection closed by peer", BufferLimit: over}
+	down := cluster.LinkDown{Link: l.id, Err: "connection closed by peer", BufferLimit: over > 0, Buffer: over}
 	if !errors.Is(err, io.EOF) {
 		down.Err = reason(err)
 	}
@@ -214,6 +216,7 @@ func (l *link) take() [][]byte {
 // wrote accounts for bytes that were written. l.mu is held.
 func (l *link) wrote(n int64, err error) {
 	if !l.closed {
+		l.trim() // by what was there until now
 		l.size -= n
 		l.b.memory.Add(-n)
 	}
@@ -225,7 +228,7 @@ func (l *link) wrote(n int64, err error) {
 // spawn starts the goroutine that writes until nothing is left. l.mu is held,
 // and l is not closed.
 func (l *link) spawn() {
-	conn := l.conn
+	conn, raw := l.conn, l.raw
 	l.b.wg.Add(1) // the reader, which is one of them, lives as long as l is open
 	go func() {
 		defer l.b.wg.Done()
@@ -236,11 +239,23 @@ func (l *link) spawn() {
 			if queue == nil {
 				return
 			}
-			batch := net.Buffers(queue)
-			sent, err := batch.WriteTo(conn)
-			l.mu.Lock()
-			l.wrote(sent, err)
-			l.mu.Unlock()
+			for len(queue) > 0 {
+				var sent int64
+				var err error
+				if raw != nil {
+					queue, sent, err = raw.writeSome(queue)
+				} else {
+					var n int
+					n, err = conn.Write(queue[0])
+					queue, sent = queue[1:], int64(n)
+				}
+				l.mu.Lock()
+				l.wrote(sent, err)
+				l.mu.Unlock()
+				if err != nil {
+					break
+				}
+			}
 		}
 	}()
 }

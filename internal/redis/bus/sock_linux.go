@@ -61,6 +61,15 @@ func (s *socket) read() (buf *[readSize]byte, n int, err error) {
 // write writes what the socket takes at once. It returns what is left, and how
 // many bytes went out. The packets themselves are not changed.
 func (s *socket) write(queue [][]byte) (rest [][]byte, sent int64, err error) {
+	return s.push(queue, false)
+}
+
+// writeSome is write that waits until the socket takes something.
+func (s *socket) writeSome(queue [][]byte) (rest [][]byte, sent int64, err error) {
+	return s.push(queue, true)
+}
+
+func (s *socket) push(queue [][]byte, wait bool) (rest [][]byte, sent int64, err error) {
 	var errno syscall.Errno
 	err = s.rc.Write(func(fd uintptr) bool {
 		for len(queue) > 0 {
@@ -83,7 +92,7 @@ func (s *socket) write(queue [][]byte) (rest [][]byte, sent int64, err error) {
 				queue = queue[1:]
 			}
 		}
-		return true // whoever waits is another goroutine
+		return !wait || sent > 0 || errno != syscall.EAGAIN
 	})
 	if err == nil && errno != 0 && errno != syscall.EAGAIN {
 		err = &net.OpError{Op: "write", Net: "tcp", Err: errno}

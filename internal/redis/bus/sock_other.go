@@ -15,3 +15,7 @@ func rawSocket(net.Conn) *socket { return nil }
 func (*socket) read() (*[readSize]byte, int, error) { return nil, 0, errors.ErrUnsupported }
 
 func (*socket) write(queue [][]byte) ([][]byte, int64, error) { return queue, 0, errors.ErrUnsupported }
+
+func (*socket) writeSome(queue [][]byte) ([][]byte, int64, error) {
+	return queue, 0, errors.ErrUnsupported
+}

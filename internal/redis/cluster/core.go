@@ -295,7 +295,10 @@ func (c *Core) setNow(now time.Time) {
 	if t := c.baseMs + instant(now.Sub(c.base)/time.Millisecond); t > c.now {
 		c.now = t
 	}
-	c.wallOff = now.UnixMilli() - int64(c.now)
+	// Both are rounded: what they differ by is no move of the clock.
+	if off := now.UnixMilli() - int64(c.now); off < c.wallOff-1 || off > c.wallOff+1 {
+		c.wallOff = off
+	}
 }
 
 // instantOf converts a time of the shell.

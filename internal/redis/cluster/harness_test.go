@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"holdfast/test/proc"
 )
 
 // fakeHost is a Host whose answers a test sets.
@@ -238,21 +240,11 @@ type genuine struct {
 // freePort finds a port that is free together with its bus port.
 func freePort(t *testing.T) int {
 	t.Helper()
-	for range 200 {
-		port := 20000 + rand.IntN(20000)
-		a, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		b, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+BusPortIncr))
-		a.Close()
-		if err == nil {
-			b.Close()
-			return port
-		}
+	port, err := proc.FreePorts(1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return 0
+	return port
 }
 
 func startGenuine(t *testing.T, timeout time.Duration, nodesConf []byte, more ...string) *genuine {

@@ -7,6 +7,7 @@ type link struct {
 	node     *node // nil: inbound, and nothing was received yet
 	up       bool
 	created  instant
+	since    int64 // created on the wall's clock, in ms, whatever became of that clock
 	remoteIP string
 	localIP  string
 }
@@ -16,7 +17,7 @@ func (l *link) inbound() bool { return l.id&Inbound != 0 }
 // connect opens the link to a node.
 func (c *Core) connect(n *node) {
 	c.nextLink++
-	l := &link{id: c.nextLink, node: n, created: c.now}
+	l := &link{id: c.nextLink, node: n, created: c.now, since: c.wall(c.now)}
 	c.links[l.id] = l
 	n.link = l
 	n.tried = c.now
@@ -51,7 +52,7 @@ func (c *Core) onInboundUp(in InboundUp) {
 	if in.Link&Inbound == 0 || c.links[in.Link] != nil {
 		return
 	}
-	c.links[in.Link] = &link{id: in.Link, up: true, created: c.now, remoteIP: in.RemoteIP, localIP: in.LocalIP}
+	c.links[in.Link] = &link{id: in.Link, up: true, created: c.now, since: c.wall(c.now), remoteIP: in.RemoteIP, localIP: in.LocalIP}
 }
 
 func (c *Core) onLinkDown(in LinkDown) {
@@ -59,10 +60,18 @@ func (c *Core) onLinkDown(in LinkDown) {
 	if l == nil {
 		return
 	}
+	n := l.node
 	if in.BufferLimit {
 		c.limitExceeded++
+		direction, id := "to", ""
+		if l.inbound() {
+			direction = "from"
+		}
+		if n != nil {
+			id = n.id
+		}
+		c.logf(Warning, "Freeing cluster link(%s node %s, used memory: %d) due to exceeding send buffer memory limit.", direction, id, in.Buffer)
 	}
-	n := l.node
 	if !l.inbound() && n != nil && !l.up {
 		c.logf(Verbose, "Connection with Node %s at %s:%d failed: %s", n.id, n.ip, n.cport, in.Err)
 	}

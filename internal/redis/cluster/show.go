@@ -55,7 +55,7 @@ func (c *Core) appendNode(b []byte, n *node, plainPort bool) []byte {
 	b = strconv.AppendInt(append(b, ' '), c.wall(n.pingSent), 10)
 	b = strconv.AppendInt(append(b, ' '), c.wall(n.pongReceived), 10)
 	b = strconv.AppendUint(append(b, ' '), epoch, 10)
-	if n == c.myself || n.connected() {
+	if n == c.myself || n.link != nil { // as in Redis: also while it is being connected
 		b = append(b, " connected"...)
 	} else {
 		b = append(b, " disconnected"...)
@@ -313,12 +313,15 @@ func (c *Core) cmdLinks(Command, []string) Value {
 
 func (c *Core) showLink(l *link, direction string) Value {
 	alloc, used := c.host.LinkBuffer(l.id)
-	events := "r"
-	if used > 0 || !l.up {
-		events = "rw"
+	events := "" // while it is being connected
+	if l.up {
+		events = "r"
+	}
+	if used > 0 {
+		events += "w"
 	}
 	return mapValue(bulk("direction"), bulk(direction), bulk("node"), bulk(l.node.id),
-		bulk("create-time"), integer(c.wall(l.created)), bulk("events"), bulk(events),
+		bulk("create-time"), integer(l.since), bulk("events"), bulk(events),
 		bulk("send-buffer-allocated"), integer(alloc), bulk("send-buffer-used"), integer(used))
 }
 

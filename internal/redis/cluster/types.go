@@ -153,8 +153,10 @@ type InboundUp struct {
 type LinkDown struct {
 	Link LinkID
 	Err  string
-	// BufferLimit: closed by the shell because of cluster-link-sendbuf-limit.
+	// BufferLimit: closed by the shell because of cluster-link-sendbuf-limit,
+	// which Buffer exceeded, in bytes.
 	BufferLimit bool
+	Buffer      int64
 }
 
 // Packet is one whole bus packet that arrived on a link (see PacketLen). Data

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -818,16 +817,18 @@ func debugClusterlink(s *Server, c *command.Ctx) {
 		c.Err("ERR Debug option only available for cluster mode enabled setup!")
 		return
 	}
-	what := strings.ToLower(string(c.Args[3]))
-	if !c.Is(2, "kill") || (what != "to" && what != "from" && what != "all") {
+	if !c.Is(2, "kill") {
 		c.ErrSub()
 		return
 	}
-	if id := string(c.Args[4]); !s.killBusLinks(id, what != "from", what != "to") {
+	to, from := c.Is(3, "to") || c.Is(3, "all"), c.Is(3, "from") || c.Is(3, "all")
+	if id := string(c.Args[4]); !s.killBusLinks(id, to, from) {
 		c.Errf("ERR Unknown node %s", id)
-		return
+	} else if !to && !from {
+		c.Errf("ERR Unknown direction %s", c.Args[3]) // Redis says OK behind it
+	} else {
+		c.OK()
 	}
-	c.OK()
 }
 
 func debugDropPackets(s *Server, c *command.Ctx) {
