@@ -566,7 +566,10 @@ func (w *cWorld) fixSlots() {
 		switch {
 		case owner != nil && !w.believed(owner, slot):
 			owner.step(cluster.Command{Args: []string{"BUMPEPOCH"}})
-		case owner == nil && candidate != nil:
+		case owner == nil:
+			if candidate == nil { // nobody knows an owner: any master will do
+				candidate = w.pickMaster()
+			}
 			candidate.step(cluster.Command{Args: []string{"DELSLOTS", s}})
 			candidate.step(cluster.Command{Args: []string{"ADDSLOTS", s}})
 			candidate.step(cluster.Command{Args: []string{"BUMPEPOCH"}})

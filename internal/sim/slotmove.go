@@ -32,8 +32,15 @@ type MoveOptions struct {
 	// Mistakes of the shell.
 	NoReplicaWait bool // a Sync does not wait for the replicas
 	NoSync        bool // a Sync does not sync
-	DefyHeir      bool // a replaced master that has its successor's epoch takes the next one
-	Trace         func(string)
+
+	// And of the bus.
+	DefyHeir        bool // a replaced master that has its successor's epoch takes the next one
+	BelieveReplaced bool // a replaced master gets back what its successor has given away
+	InheritAll      bool // an heir takes slots that its master did not claim any more
+	KeepCopies      bool // an heir keeps the keys of slots that went to others before it was elected
+	TakeClaimedOnly bool // no slot is taken whose owner, as far as is known, has let it go long ago
+
+	Trace func(string)
 }
 
 // MoveKind is the plot of a run.
@@ -52,10 +59,11 @@ const (
 	MoveFlush                     // FLUSHALL
 	MoveClaims                    // nobody hears who claims slots, and often it dies then
 	MoveMixed                     // everything
+	MoveReturns                   // who was replaced comes back when slots have been given away, and the target dies
 	moveKinds
 )
 
-var moveKindNames = [moveKinds]string{"calm", "breaks", "kills", "power", "pauses", "cuts", "failovers", "manual", "flush", "claims", "mixed"}
+var moveKindNames = [moveKinds]string{"calm", "breaks", "kills", "power", "pauses", "cuts", "failovers", "manual", "flush", "claims", "mixed", "returns"}
 
 func (k MoveKind) String() string { return moveKindNames[k] }
 
@@ -99,6 +107,8 @@ func faultsOf(k MoveKind) mFaults {
 		return mFaults{flush: true, breaks: true}
 	case MoveClaims:
 		return mFaults{kills: true, breaks: true}
+	case MoveReturns:
+		return mFaults{deaths: true}
 	case MoveMixed:
 		return mFaults{true, true, true, true, true, true, true, true, true}
 	}
@@ -574,6 +584,25 @@ func (w *mWorld) silence(n *mNode) {
 	}
 }
 
+// comeBack lets the dead return when slots have been given away; whom they were
+// given to may die.
+func (w *mWorld) comeBack(target string) {
+	if w.opts.Kind != MoveReturns || !w.faulty || w.chance(3) {
+		return
+	}
+	for _, n := range w.nodes {
+		if !n.alive {
+			w.after(w.ms(0, 60), n.start)
+		}
+	}
+	n, life := w.byID[target], w.byID[target].life
+	w.after(w.ms(0, 40), func() {
+		if n.life == life {
+			w.crash(n, false, w.ms(1000, 5000))
+		}
+	})
+}
+
 func (w *mWorld) breakSome() {
 	for _, c := range w.conns {
 		if c.open && w.chance(2) {
@@ -607,7 +636,7 @@ func (w *mWorld) pause(n *mNode) {
 		return
 	}
 	w.tracef("n%d stands still", n.idx)
-	n.paused = true
+	n.paused, n.pausedAt = true, w.now
 	life := n.life
 	most := 600
 	if w.chance(2) {

@@ -22,6 +22,7 @@ type mView struct {
 	owner     []int    // by slot
 	unclaimed []bool   // by slot: its owner does not claim it any more
 	taken     []int    // by slot: who gave it to us, while that one may not know
+	since     []uint64 // by slot: the epoch in which its owner got it; 0: unknown
 }
 
 func (v *mView) clone() mView {
@@ -32,6 +33,7 @@ func (v *mView) clone() mView {
 	c.owner = append([]int(nil), v.owner...)
 	c.unclaimed = append([]bool(nil), v.unclaimed...)
 	c.taken = append([]int(nil), v.taken...)
+	c.since = append([]uint64(nil), v.since...)
 	return c
 }
 
@@ -47,7 +49,7 @@ type mClaim struct {
 // firstView is the configured cluster.
 func (n *mNode) firstView() {
 	w := n.w
-	v := mView{epoch: uint64(w.masters), owner: make([]int, len(w.slots)), unclaimed: make([]bool, len(w.slots)), taken: make([]int, len(w.slots))}
+	v := mView{epoch: uint64(w.masters), owner: make([]int, len(w.slots)), unclaimed: make([]bool, len(w.slots)), taken: make([]int, len(w.slots)), since: make([]uint64, len(w.slots))}
 	for i, o := range w.nodes {
 		v.master = append(v.master, o.bootMaster)
 		v.heirOf = append(v.heirOf, none)
@@ -157,13 +159,28 @@ func (n *mNode) free(i int) bool {
 	if !n.isMaster() {
 		return false
 	}
-	for _, r := range n.core.Table().All() {
-		if r.Kind == slotmove.MarkGiven && r.Slots.Has(n.w.slots[i]) {
-			return true
-		}
-	}
-	return false
+	return n.gave(i)
 }
+
+// gave: there is a mark that n, or its master, has given a slot away.
+func (n *mNode) gave(i int) bool { return n.core.Given().Has(n.w.slots[i]) }
+
+// dropCopies deletes keys that others own, and that n has from the time when it
+// followed its master: they went with the slots, or the owner followed it as well.
+func (n *mNode) dropCopies() {
+	for i, o := range n.view.owner {
+		switch {
+		case !n.copies[i], o == none, o != n.idx && n.view.unclaimed[i]:
+			continue
+		case o != n.idx && !n.w.opts.KeepCopies:
+			n.dropKeys(i)
+		}
+		n.copies[i] = false
+	}
+}
+
+// letGo: n's master did not claim a slot any more when it was heard last.
+func (n *mNode) letGo(i int) bool { return n.view.unclaimed[i] && !n.w.opts.InheritAll }
 
 func (n *mNode) busSend(to *mNode, fn func()) {
 	w := n.w
@@ -223,6 +240,9 @@ func (n *mNode) hear(from *mNode, c mClaim) {
 		}
 	} else {
 		n.hearClaims(from, c)
+		if n.isMaster() {
+			n.dropCopies()
+		}
 	}
 	n.afterHearing(before)
 }
@@ -252,6 +272,7 @@ func (n *mNode) hearClaims(from *mNode, c mClaim) {
 		mine = m
 	}
 	newMaster, again, stale := false, false, none
+	own := from.idx == c.origin
 	for i, o := range v.owner {
 		switch {
 		case !c.claims[i]:
@@ -261,28 +282,37 @@ func (n *mNode) hearClaims(from *mNode, c mClaim) {
 			n.noteGiven(i, c.origin, false)
 		case o == c.origin:
 			v.unclaimed[i] = false
-		case o == none || v.config[o] < c.config || n.free(i) || o == n.idx && n.succeeds(c):
+		case o == none || v.config[o] < c.config || n.vacant(i, c.config) || o == n.idx && n.succeeds(c):
 			if n.holdsTaken(i, c.origin) {
 				again = true
 				continue
 			}
 			newMaster = newMaster || o == mine
+			if !n.isMaster() && o == mine && !n.online() && n.isHeir(c.origin, mine) && !v.unclaimed[i] {
+				n.split[i] = true
+			}
 			v.owner[i], v.unclaimed[i], v.taken[i] = c.origin, false, none
+			if own || c.config < v.since[i] {
+				v.since[i] = c.config
+			}
 		default:
 			n.noteGiven(i, c.origin, true)
-			if v.config[o] > c.config {
+			if v.config[o] > c.config && !n.free(i) {
 				stale = o
 			}
 		}
 	}
-	if stale != none && from.idx == c.origin {
+	if stale != none && own {
 		n.tellNode(from, stale)
+	}
+	if own {
+		n.remind(from, c)
 	}
 	if newMaster && n.slotsOf(mine) == 0 && c.origin != n.idx {
 		n.followNode(c.origin)
 	}
-	collides := n.isMaster() && c.config == v.config[n.idx] && n.idx < c.origin && !n.succeeds(c)
-	for i, t := range v.taken { // once
+	collides := n.isMaster() && c.config == v.config[n.idx] && n.idx < c.origin // what its successor claims is gone by now
+	for i, t := range v.taken {                                                 // once
 		if again && t != none && (t == c.origin || n.isHeir(c.origin, t)) {
 			v.taken[i] = none
 		}
@@ -291,6 +321,30 @@ func (n *mNode) hearClaims(from *mNode, c mClaim) {
 		n.newEpoch()
 		n.saveView(true)
 		n.broadcast()
+	}
+}
+
+// vacant: a slot goes to who claims it in that epoch, because its owner has
+// given it away; but not to who had it before.
+func (n *mNode) vacant(i int, config uint64) bool {
+	return n.free(i) && (config >= n.view.since[i] || n.w.opts.BelieveReplaced)
+}
+
+// remind tells who claims slots that n has given away that n had them after it:
+// in the epoch in which n got them, so that it beats nobody who has them now.
+func (n *mNode) remind(to *mNode, c mClaim) {
+	r := mClaim{epoch: n.view.epoch, origin: n.idx, master: none, claims: make([]bool, len(c.claims))}
+	for i, o := range n.view.owner {
+		r.claims[i] = o == n.idx && !n.free(i)
+		if at := n.view.since[i]; o == n.idx && n.free(i) && c.claims[i] && at > c.config && !n.w.opts.BelieveReplaced {
+			r.claims[i] = true
+			if r.config == 0 || at < r.config {
+				r.config = at
+			}
+		}
+	}
+	if r.config != 0 {
+		n.busSend(to, func() { to.hear(n, r) })
 	}
 }
 
@@ -359,12 +413,15 @@ func (n *mNode) noteGiven(i, origin int, claims bool) {
 // afterHearing tells the rest of the node what has changed.
 func (n *mNode) afterHearing(before mView) {
 	v := &n.view
-	changed := false
+	changed, forgotten := false, false
 	for i, o := range v.owner {
 		if o == before.owner[i] {
 			continue
 		}
 		changed = true
+		if before.owner[i] == n.idx && o != none && v.config[o] <= v.config[n.idx] {
+			forgotten = true // nobody would believe it again
+		}
 		if n.dropping[i] && o == n.idx {
 			n.dropNow(i)
 		}
@@ -379,7 +436,7 @@ func (n *mNode) afterHearing(before mView) {
 		n.followNode(v.master[m]) // its master is a replica now
 	}
 	if changed {
-		n.saveView(false) // as the Cluster core: nobody waits for what others claim
+		n.saveView(forgotten) // as the Cluster core: nobody waits for what others claim
 		n.viewChanged()
 	}
 }
@@ -416,6 +473,8 @@ func (n *mNode) followNode(m int) {
 		}
 	}
 	v.master[n.idx] = m
+	clear(n.split)
+	clear(n.copies)
 	n.saveView(true)
 	n.becomeReplica(m)
 }
@@ -439,7 +498,7 @@ func (n *mNode) askVotes(m int, manual bool) {
 	epoch, config := v.epoch, v.config[m]
 	claims := make([]bool, len(w.slots))
 	for i, o := range v.owner {
-		claims[i] = o == m
+		claims[i] = o == m && !n.letGo(i)
 	}
 	w.tracef("n%d stands for election in epoch %d to replace n%d", n.idx, epoch, m)
 	for _, o := range w.nodes {
@@ -457,7 +516,7 @@ func (n *mNode) askedVote(from *mNode, m int, epoch, config uint64, claims []boo
 	}
 	v.epoch = epoch
 	for i, c := range claims {
-		if o := v.owner[i]; c && o != none && o != m && v.config[o] > config && !n.free(i) {
+		if o := v.owner[i]; c && o != none && o != m && v.config[o] > config && !n.vacant(i, config) {
 			return
 		}
 	}
@@ -476,13 +535,21 @@ func (n *mNode) gotVote(m int, epoch uint64) {
 		return
 	}
 	n.election = 0
+	for i := range n.copies {
+		n.copies[i] = n.split[i] && !n.online()
+	}
 	before := v.clone()
 	v.master[n.idx] = none
 	v.inherit(n.idx, m)
 	v.config[n.idx] = epoch
 	for i, o := range v.owner {
-		if o == m {
+		if o == m && n.letGo(i) && !n.gave(i) {
+			n.copies[i] = true
+		} else if o == m {
 			v.owner[i], v.unclaimed[i] = n.idx, false
+			if !n.free(i) { // what m had given is older
+				v.since[i] = epoch
+			}
 		}
 	}
 	n.saveView(true)
@@ -491,6 +558,7 @@ func (n *mNode) gotVote(m int, epoch uint64) {
 	n.w.check.promoted(n, n.w.nodes[m])
 	n.becomeMaster()
 	n.afterHearing(before)
+	n.dropCopies()
 	n.broadcast()
 }
 
@@ -506,24 +574,27 @@ func (n *mNode) take(set *slot.Set, from string, epoch uint64) string {
 		return "the cluster is down"
 	}
 	n.w.each(set, func(i int) {
-		if o := v.owner[i]; o != n.idx && (o == none || o != f.idx) {
+		if o := v.owner[i]; o != n.idx && (o == none || o != f.idx) && (!v.unclaimed[i] || n.w.opts.TakeClaimedOnly) {
 			why = "a slot belongs to somebody else"
 		}
 	})
 	if why != "" {
 		return why
 	}
-	got := 0
+	var got []int
 	before := v.clone()
 	n.w.each(set, func(i int) {
 		if v.owner[i] != n.idx {
 			v.owner[i], v.unclaimed[i], v.taken[i] = n.idx, false, f.idx
-			got++
+			got = append(got, i)
 		}
 	})
 	v.epoch = max(v.epoch, epoch)
-	if got > 0 || v.config[n.idx] <= epoch {
+	if len(got) > 0 || v.config[n.idx] <= epoch {
 		n.newEpoch()
+	}
+	for _, i := range got {
+		v.since[i] = v.config[n.idx]
 	}
 	n.saveView(true)
 	n.deposed = false // it owns these, whatever became of others

@@ -270,7 +270,7 @@ func (n *mNode) addReplica(c *mConn, r *mNode, hist int64, pos int) {
 	n.links = append(n.links, l)
 	if hist == n.hist && pos >= n.base && pos <= n.end() {
 		l.sent, l.acked = pos, pos
-		c.send(1, func() { r.caughtUp = r.upstream == c; r.ack(c, n, l) })
+		c.send(1, func() { r.caughtUp = r.upstream == c; clear(r.split); r.ack(c, n, l) })
 		n.feedReplica(l)
 		return
 	}
@@ -307,6 +307,7 @@ func (n *mNode) loadFrom(data [][]uint32, table string, at int, hist int64) {
 	}
 	n.core.Restore(t)
 	n.caughtUp = true
+	clear(n.split)
 }
 
 // ack tells the master how far its replica n has come.

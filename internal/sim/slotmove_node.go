@@ -29,6 +29,7 @@ type mNode struct {
 	busLast          []int64 // by node: arrival of what was sent last
 	mute             []int64 // by node: until when it does not hear us
 	minority         int64   // when it last was in one
+	pausedAt         int64
 	standAt          int64
 	election         uint64
 	votes            int
@@ -51,6 +52,9 @@ type mNode struct {
 	dropping []bool
 	drops    []slotmove.Drop
 	dropRuns bool
+
+	split  []bool // by slot: an heir of the own master took it while that one was gone
+	copies []bool // by slot: who claims it has all keys that are here, too
 
 	mData
 	deposed bool // another one was elected in its place, and it may not know
@@ -84,6 +88,7 @@ func (n *mNode) start() {
 	n.held, n.refusing = make([]uint8, len(w.slots)), make([]bool, len(w.slots))
 	n.staged, n.dropping = make([]bool, len(w.slots)), make([]bool, len(w.slots))
 	n.waiting, n.drops = nil, nil
+	n.split, n.copies = make([]bool, len(w.slots)), make([]bool, len(w.slots))
 	n.core = slotmove.New(n)
 	n.core.Faults = w.opts.Mutants
 	n.links, n.upstream = nil, nil
@@ -138,6 +143,9 @@ func (n *mNode) resume() {
 	w := n.w
 	w.tracef("n%d goes on", n.idx)
 	n.paused = false
+	if w.now-n.pausedAt > int64(mNodeTimeout) {
+		n.minority = w.now // as the Cluster core: it may have been replaced
+	}
 	for i := range n.seen {
 		n.seen[i] = w.now
 	}
@@ -379,6 +387,7 @@ func (n *mNode) carryOut(e slotmove.Effect) {
 		n.append(mOp{kind: opMark, mark: e.Mark})
 		if e.Kind == slotmove.MarkGiven {
 			w.each(e.Slots, func(i int) { n.view.taken[i] = none })
+			w.comeBack(e.Peer)
 		}
 	case slotmove.Accepted:
 		n.asked, n.refused = true, nil

@@ -158,6 +158,7 @@ func (c *Core) applySlots(set *slotSet) Value {
 			c.delSlot(s)
 		} else {
 			c.addSlot(c.myself, s)
+			c.since.set(s, 0)
 		}
 	}
 	c.todo |= todoState | todoSave
@@ -314,6 +315,10 @@ func (c *Core) setSlotNode(s int, id string) Value {
 		}
 		c.markImporting(s, nil)
 		c.pongAll()
+	}
+	c.since.set(s, 0)
+	if n == me {
+		c.since.set(s, me.configEpoch)
 	}
 	return replyOK
 }
@@ -496,6 +501,7 @@ func (c *Core) reset(hard bool) {
 	for s := range Slots {
 		c.delSlot(s)
 	}
+	c.since = sinceTable{}
 	for _, n := range append([]*node(nil), c.nodes...) {
 		if n != me {
 			c.delNode(n)

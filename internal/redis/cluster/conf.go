@@ -13,6 +13,11 @@ import (
 //
 //	id ip:port@busport[,hostname] flags master|- pingSent pongReceived epoch connected|disconnected [slot|from-to|[slot->-id]|[slot-<-id]]...
 //	vars currentEpoch N lastVoteEpoch N
+//
+// Before the last line there may be one of ours, which Redis skips with a line in
+// its log, and does not write again:
+//
+//	vars slots-since from-to:epoch,slot:epoch...
 
 // ErrCorruptConf is Redis's word on a nodes.conf that it cannot read.
 var ErrCorruptConf = errors.New("Unrecoverable error: corrupted cluster config file.") //nolint:staticcheck // Redis's words
@@ -22,8 +27,9 @@ type conf struct {
 	nodes         []confNode
 	currentEpoch  uint64
 	lastVoteEpoch uint64
-	hasVars       bool
+	hasVars       bool // the last line is there
 	unknownVars   []string
+	since         []confSince
 }
 
 type confNode struct {
@@ -35,6 +41,12 @@ type confNode struct {
 	configEpoch      uint64
 	slots            [][2]int // inclusive ranges
 	moving           []confMove
+}
+
+// confSince says in which epoch the owners of some slots got them.
+type confSince struct {
+	from, to int // inclusive
+	epoch    uint64
 }
 
 type confMove struct {
@@ -92,8 +104,12 @@ func (cf *conf) parseVars(f []string) error {
 	if len(f)%2 != 0 {
 		return fmt.Errorf("%w (vars)", ErrCorruptConf)
 	}
-	cf.hasVars = true
 	for i := 0; i < len(f); i += 2 {
+		if strings.EqualFold(f[i], sinceVar) {
+			cf.parseSince(f[i+1])
+			continue
+		}
+		cf.hasVars = true
 		n, _ := strconv.ParseUint(f[i+1], 10, 64)
 		switch strings.ToLower(f[i]) {
 		case "currentepoch":

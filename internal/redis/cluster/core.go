@@ -80,6 +80,9 @@ type Core struct {
 	given        *bitmap // slots of ours that somebody else may claim; nil: none
 	unclaimed    bitmap  // slots whose owner does not claim them any more
 	anyUnclaimed bool    // unclaimed may have a bit set
+	since        sinceTable
+	split        splitShard
+	copies       *bitmap // slots of which we have copies; nil: none
 	migrating    map[int]*node
 	importing    map[int]*node
 	taken        map[int]*node      // slots that were given to us, by whom, until it does not claim them any more
@@ -227,6 +230,11 @@ func (c *Core) load(cf *conf) {
 	// Never so in a file that Redis or we wrote; one that was edited must not
 	// make us vote again in an epoch.
 	c.currentEpoch = max(c.currentEpoch, c.maxEpoch(), c.lastVoteEpoch)
+	for _, r := range cf.since {
+		for s := r.from; s <= r.to; s++ {
+			c.since.set(s, min(r.epoch, c.currentEpoch))
+		}
+	}
 	c.lostChannels = c.lostChannels[:0]
 }
 

@@ -40,7 +40,8 @@
 //   - A vote, and every epoch that is ours, is in a Persist with Sync that
 //     stands before the first Send or Reply of the same Step. What others claim
 //     is in one without: who forgets it in a power cut is told again before he
-//     serves or is elected, and nobody waits for him to know it.
+//     serves or is elected, and nobody waits for him to know it. But he would
+//     not believe it again if it took from us, and our own epoch is no smaller.
 //   - In one epoch this node votes at most once, also across restarts, as long
 //     as Persist is durable.
 //   - currentEpoch >= configEpoch of every known node that is a master, and

@@ -267,6 +267,11 @@ func (c *Core) requestVotes() {
 		}
 	}
 	p := c.newPacket(MsgAuthRequest, headerLen)
+	eachSlot(p.slots(), func(s int) {
+		if c.letGoByMaster(s) {
+			p[offSlots+s>>3] &^= 1 << (s & 7)
+		}
+	})
 	if c.manual.end != 0 {
 		p[offMsgFlags] |= flagForceAck
 	}
@@ -385,7 +390,7 @@ func (c *Core) onAuthRequest(n *node, p packet) {
 	}
 	claim := p.configEpoch()
 	for s := range Slots {
-		if !bitSet(p.slots(), s) || bitSet(c.unclaimed[:], s) || c.faults.SkipVoteSlotCheck {
+		if !bitSet(p.slots(), s) || c.vacant(s, claim) || c.faults.SkipVoteSlotCheck {
 			continue
 		}
 		if o := c.owner(s); o != nil && o.configEpoch > claim {
@@ -423,20 +428,37 @@ func (c *Core) win() {
 	c.replaceMaster()
 }
 
+// letGoByMaster reports whether our master did not claim slot s any more when it
+// was heard last: somebody else has it, of whom we have not heard, with keys that
+// we do not have.
+func (c *Core) letGoByMaster(s int) bool {
+	return bitSet(c.unclaimed[:], s) && !c.faults.InheritAll
+}
+
 // replaceMaster takes our master's slots. The new config epoch is set.
 func (c *Core) replaceMaster() {
 	me, old := c.myself, c.myself.master
 	if me.isMaster() || old == nil {
 		return
 	}
+	c.endSplit()
 	c.setMasterRole(me)
 	for s := range Slots {
 		if c.owner(s) == old {
+			given := c.given != nil && bitSet(c.given[:], s)
+			if !given && c.letGoByMaster(s) {
+				c.noteCopy(s)
+				continue // it stays the dead master's until its owner is heard
+			}
 			c.delSlot(s)
 			c.addSlot(me, s)
+			if !given { // what our master had given is older
+				c.since.set(s, me.configEpoch)
+			}
 		}
 	}
 	c.letGo()
+	c.dropCopies()
 	c.election = election{}
 	c.following = followed{}
 	c.emit(Promote{})

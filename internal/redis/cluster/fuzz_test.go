@@ -115,6 +115,7 @@ func newFuzzCore(t testing.TB) *Core {
 // says the same.
 func FuzzNodesConf(f *testing.F) {
 	f.Add([]byte(fuzzConf))
+	f.Add([]byte(strings.Replace(fuzzConf, "vars ", "vars slots-since 0-5460:1,5461:7,5462-16383:18446744073709551615,9:,-1:2\nvars ", 1)))
 	f.Add([]byte("eb1859625df108878fa11e76f5c044ddd0505558 :0@0 myself,master - 0 0 0 connected\nvars currentEpoch 0 lastVoteEpoch 0\n"))
 	f.Add([]byte("eb1859625df108878fa11e76f5c044ddd0505558 ::1:0 myself,slave eb1859625df108878fa11e76f5c044ddd0505559 0 0 0 connected [5->-eb1859625df108878fa11e76f5c044ddd0505551] 7\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {

@@ -45,6 +45,8 @@ func (c *Core) whyNotTake(in TakeSlots) string {
 			why = fmt.Sprintf("slot %d is open", s)
 		case o == nil:
 			why = fmt.Sprintf("slot %d has no owner", s)
+		case bitSet(c.unclaimed[:], s) && c.byID[in.From] != nil && !c.faults.TakeClaimedOnly:
+			// From had it of this owner and gave it away, before we heard of that.
 		case o != c.myself && o.id != in.From:
 			why = fmt.Sprintf("slot %d belongs to node %s", s, o.id)
 		}
@@ -56,7 +58,7 @@ func (c *Core) whyNotTake(in TakeSlots) string {
 // claim whose answer was lost: then it is only told again.
 func (c *Core) takeSlots(in TakeSlots) {
 	me, from := c.myself, c.byID[in.From]
-	n := 0
+	var got []int
 	in.Slots.Each(func(s int) {
 		if c.owner(s) == me {
 			return
@@ -64,16 +66,19 @@ func (c *Core) takeSlots(in TakeSlots) {
 		c.delSlot(s)
 		c.addSlot(me, s)
 		c.taken[s] = from
-		n++
+		got = append(got, s)
 	})
 	c.currentEpoch = max(c.currentEpoch, in.Epoch)
-	if n > 0 || me.configEpoch <= in.Epoch {
+	if len(got) > 0 || me.configEpoch <= in.Epoch {
 		// As with SETSLOT NODE nobody is asked for it: two nodes that choose the
 		// same one part again by the rule for collisions. Ours being the
 		// greatest that we know of is no reason to keep it: From may have a
 		// greater one.
 		c.newEpoch()
-		c.logf(Notice, "Took over %d slots from node %s, configEpoch is %d now", n, in.From, me.configEpoch)
+		c.logf(Notice, "Took over %d slots from node %s, configEpoch is %d now", len(got), in.From, me.configEpoch)
+	}
+	for _, s := range got {
+		c.since.set(s, me.configEpoch)
 	}
 	c.todo |= todoSave | todoState | todoSync
 	c.pongAll()

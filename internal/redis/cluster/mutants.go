@@ -26,6 +26,11 @@ type Mutants struct {
 	MinorityStaysOK    bool // stay ok in a minority
 	NoEpochBump        bool // take over the slots without the epoch of the election
 	BelieveGiver       bool // claim what was given away, and believe who does
+	BelieveReplaced    bool // let a node that was replaced have what its successor gave away
+	ForgetGiven        bool // a claim of a smaller epoch than ours, of what we gave away, may be lost in a power cut
+	InheritAll         bool // an heir takes slots that its master did not claim any more
+	KeepCopies         bool // an heir keeps the keys of slots that went to others before it took its master's place
+	TakeClaimedOnly    bool // do not take slots whose owner in our eyes has let them go long ago
 	StaleImport        bool // do not learn who took an importing slot over
 	FailoverAnyMaster  bool // stand though the own master is not FAIL
 }

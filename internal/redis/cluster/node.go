@@ -467,6 +467,7 @@ func (c *Core) replicate(n *node) {
 	}
 	c.event(EventNewMaster, n, me.master, 0)
 	me.master, me.heirOf = n, nil
+	c.split, c.copies = splitShard{}, nil
 	clear(c.taken)
 	c.addReplica(n, me)
 	c.suspended = false

@@ -300,6 +300,7 @@ func (c *Core) onClaim(sender *node, p packet) {
 	if owner.isReplica() || owner.slots.equal(p.slots()) {
 		if owner == sender && c.anyUnclaimed {
 			c.noteUnclaimed(sender, p.slots()) // it claims them again
+			c.dropCopies()
 		}
 		c.resolveCollision(sender, p)
 		return
@@ -307,7 +308,8 @@ func (c *Core) onClaim(sender *node, p packet) {
 	epoch := p.configEpoch()
 	if sender.isMaster() {
 		c.noteUnclaimed(sender, p.slots())
-		c.updateSlots(sender, epoch, p.slots())
+		c.updateSlots(sender, epoch, p.slots(), true)
+		c.dropCopies()
 	}
 	if !c.faults.NoUpdate {
 		c.correct(sender, epoch, p.slots())
@@ -344,14 +346,19 @@ func (c *Core) correct(sender *node, epoch uint64, slots []byte) {
 		c.logf(Verbose, "Node %s has old slots configuration, sending an UPDATE message about %s", sender.id, newer.id)
 		c.sendUpdate(sender.link, newer)
 	}
+	if sender.isMaster() {
+		c.remind(sender, epoch, slots)
+	}
 }
 
 // resolveCollision moves us to a new config epoch when another master has the
-// same one and the greater id.
+// same one and the greater id; not to defy our successor, but when it does not
+// claim what is left to us.
 func (c *Core) resolveCollision(sender *node, p packet) {
 	me := c.myself
 	if !me.isMaster() || !sender.isMaster() || p.configEpoch() != me.configEpoch || sender.configEpoch != me.configEpoch ||
-		sender.id <= me.id || sender == me || c.faults.NoCollisionRule || c.succeeds(sender, p.configEpoch()) {
+		sender.id <= me.id || sender == me || c.faults.NoCollisionRule ||
+		(c.succeeds(sender, p.configEpoch()) && me.slots.overlaps(p.slots())) {
 		return
 	}
 	c.currentEpoch++
@@ -388,20 +395,21 @@ func (c *Core) onUpdate(sender *node, p packet) {
 	n.configEpoch = epoch
 	c.currentEpoch = max(c.currentEpoch, epoch)
 	c.todo |= todoSave
-	c.updateSlots(n, epoch, slots)
+	c.updateSlots(n, epoch, slots, false)
 }
 
 // updateSlots gives n the slots that it claims with a newer config epoch than
 // that of their owner, and draws the consequences for us: a master, or the
-// replica of one, that is left without slots follows the one that took them.
-func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
+// replica of one, that is left without slots follows the one that took them. With
+// own the word is that of n itself.
+func (c *Core) updateSlots(n *node, epoch uint64, slots []byte, own bool) {
 	me := c.myself
 	mine := shardOf(me)
 	var taker *node
 	claimed, taken := 0, 0
 	contested := false // it claims what was given to us
 	heir := c.succeeds(n, epoch)
-	var dirty []int
+	var dirty, split []int
 	eachSlot(slots, func(s int) {
 		claimed++
 		o := c.owner(s)
@@ -409,7 +417,7 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		if o == n || (from != nil && (c.plain || c.faults.StaleImport || !isHeir(n, from))) {
 			return // an importing slot is closed by hand
 		}
-		if o != nil && o.configEpoch >= epoch && !bitSet(c.unclaimed[:], s) && !c.faults.StaleSlotClaim && !(o == me && heir) {
+		if o != nil && o.configEpoch >= epoch && !c.vacant(s, epoch) && !c.faults.StaleSlotClaim && !(o == me && heir) {
 			return
 		}
 		if c.holdsTaken(s, n) {
@@ -418,6 +426,11 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		}
 		if o == me {
 			dirty = append(dirty, s)
+			if me.configEpoch >= epoch && !c.faults.ForgetGiven {
+				c.todo |= todoSync // nobody would believe n against us, if we forgot it
+			}
+		} else if o != nil && o == mine && !bitSet(c.unclaimed[:], s) {
+			split = append(split, s)
 		}
 		if o != nil && o == mine {
 			taker = n
@@ -425,6 +438,11 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		}
 		c.delSlot(s)
 		c.addSlot(n, s)
+		if own {
+			c.since.set(s, epoch)
+		} else {
+			c.since.set(s, min(c.since.get(s), epoch)) // it may have had it long before
+		}
 		if from != nil {
 			c.logf(Notice, "Slot %d is imported from node %s now, which took the place of node %s", s, n.id, from.id)
 			c.markImporting(s, n)
@@ -432,6 +450,9 @@ func (c *Core) updateSlots(n *node, epoch uint64, slots []byte) {
 		c.todo |= todoSave | todoState
 	})
 	c.moveToHeir(n)
+	if len(split) > 0 {
+		c.noteSplit(n, split)
+	}
 	if c.election.planned != 0 {
 		c.todo |= todoFailover // a shard that failed with ours may be done
 	}

@@ -12,6 +12,7 @@ import (
 // NodesConf is the text of nodes.conf as of the last Step.
 func (c *Core) NodesConf() []byte {
 	b := c.appendNodes(nil, FlagHandshake, false)
+	b = c.appendSince(b)
 	b = append(b, "vars currentEpoch "...)
 	b = strconv.AppendUint(b, c.currentEpoch, 10)
 	b = append(b, " lastVoteEpoch "...)

@@ -73,7 +73,12 @@ func (m *slotMap) set64() (out slot.Set) {
 }
 
 // markImporting says from whom slot s is being taken; nil: it is not.
-func (c *Core) markImporting(s int, n *node) { c.mark(c.importing, &c.importFrom, s, n) }
+func (c *Core) markImporting(s int, n *node) {
+	if n != nil && c.copies != nil {
+		c.copies[s>>3] &^= 1 << (s & 7) // what comes now are not copies
+	}
+	c.mark(c.importing, &c.importFrom, s, n)
+}
 
 // markMigrating says to whom slot s of ours moves; nil: it does not.
 func (c *Core) markMigrating(s int, n *node) { c.mark(c.migrating, &c.migrateTo, s, n) }

@@ -115,12 +115,15 @@ func (s *Server) stepSlots(in slotmove.Input) {
 		s.carryOutSlots(e)
 	}
 	s.watchChanges()
-	if r, ok := in.(slotmove.Role); ok {
-		if r.Master {
+	switch in := in.(type) {
+	case slotmove.Role:
+		if in.Master {
 			s.tellGiven()
 		} else {
 			s.stepUnsettled(cluster.GivenSlots{}) // a master's business
 		}
+	case slotmove.Durable:
+		s.tellGiven()
 	}
 }
 
@@ -315,13 +318,7 @@ func (s *Server) writeMark(mark slotmove.Mark) {
 // tellGiven tells the cluster's core which slots are let go, and not claimed by
 // their new owner yet.
 func (s *Server) tellGiven() {
-	set := &slot.Set{}
-	for _, r := range s.moves.core.Table().All() {
-		if r.Kind == slotmove.MarkGiven {
-			set.AddAll(r.Slots)
-		}
-	}
-	s.stepUnsettled(cluster.GivenSlots{Slots: set})
+	s.stepUnsettled(cluster.GivenSlots{Slots: s.moves.core.Given()})
 }
 
 // syncMark makes all that was written durable here, whatever appendfsync says: a

@@ -21,6 +21,41 @@ func (o *owned) Owner(n int) string {
 	return nodeID("T")
 }
 
+// A node goes on to claim what it is about to give until its replicas know of
+// that: one that had only heard that the slots are not claimed any more would not
+// take them in its place, and nobody would have them.
+func TestSlotsAreClaimedUntilGivenIsDurable(t *testing.T) {
+	s := &stage{t: t, now: time.Unix(0, 0), nodes: map[string]*actor{}, job: fmt.Sprintf("%040x", 0x10b)}
+	s.add("S", "")
+	s.add("T", "")
+	w := &owned{actor: actor{s: s, name: "S"}}
+	w.ours.AddRange(0, 9)
+	c := New(w)
+	set := w.ours
+	for _, in := range []Input{Role{Master: true}, Feed{Job: s.job, Target: nodeID("T"), Slots: &set}, SnapshotSent{s.job}, Synced{s.job}, Near{s.job}, Prepared{s.job}} {
+		c.Step(s.now, in)
+	}
+	if r := c.Table().Get(s.job); r == nil || r.Kind != MarkGiven {
+		t.Fatalf("the mark is %v, want GIVEN", r)
+	}
+	if got := c.Given(); !got.Empty() {
+		t.Errorf("slots %s count as given before the mark is durable", got)
+	}
+	c.Step(s.now, Durable{Job: s.job})
+	if got := c.Given().String(); got != "0-9" {
+		t.Errorf("slots %q are given, want 0-9", got)
+	}
+	// A replica has the mark, and an heir.
+	r := New(w)
+	r.Replay(Mark{Kind: MarkGiven, Job: s.job, Peer: nodeID("T"), Slots: &set})
+	for range 2 {
+		if got := r.Given().String(); got != "0-9" {
+			t.Errorf("slots %q are given, want 0-9", got)
+		}
+		r.Step(s.now, Role{Master: true})
+	}
+}
+
 // gave is S, which has given slots 0-9 to T in an earlier life and is at kind.
 func gave(t *testing.T, kind MarkKind) (*stage, *owned, *Core) {
 	s := &stage{t: t, now: time.Unix(0, 0), nodes: map[string]*actor{}, job: fmt.Sprintf("%040x", 0x10b)}

@@ -135,6 +135,23 @@ func (c *Core) given(j *Job, err string) {
 	c.ownersOfGiven(j)
 }
 
+// Given returns the slots that are let go, and not claimed yet as far as is known
+// here: whoever may take this node's place knows that, too, since the mark is
+// durable here and at the replicas, or this is one of them. Until then nobody can
+// have claimed them. The set is the caller's.
+func (c *Core) Given() *slot.Set {
+	set := &slot.Set{}
+	for _, r := range c.table.jobs {
+		if r.Kind != MarkGiven {
+			continue
+		}
+		if j := c.jobs[r.Job]; j == nil || j.durable || j.heir {
+			set.AddAll(r.Slots)
+		}
+	}
+	return set
+}
+
 // takeBack ends a job whose slots stay here. The target must not have been told
 // that it has them.
 func (c *Core) takeBack(j *Job, why string) {
