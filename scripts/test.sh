@@ -4,7 +4,7 @@ set -uo pipefail
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # -count=1: tests of the binary build it themselves, which the cache of results does not see.
-go test -count=1 -timeout 600s -v ./... >"$log" 2>&1
+go test -count=1 -timeout 900s -v ./... >"$log" 2>&1
 code=$?
 # Quiet where all is well: the packages' lines, and everything about failures.
 grep -E '^(ok|FAIL|---? FAIL|panic:|\?)' "$log" | grep -v 'no test files' || true
