@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -225,6 +226,9 @@ func (u *up) watch(m *Member, p *process) {
 	m.Pid = 0
 	if !stopping {
 		fmt.Fprintf(u.o.Out, "%s  %s ended (%s); it is started again in %s\n", time.Now().Format("15:04:05"), m.Name, ended(err), u.o.RestartAfter)
+		if code := p.cmd.ProcessState.ExitCode(); code > 0 { // nobody killed it
+			fmt.Fprintf(u.o.Out, "its last words:\n%s", lastLines(m))
+		}
 		_ = u.d.save() // only for those who look
 	}
 	u.mu.Unlock()
@@ -269,19 +273,37 @@ func (u *up) waitAnswer(ctx context.Context, m *Member) error {
 	}
 }
 
+// lastLines is the end of what a member has said, in whole lines.
 func lastLines(m *Member) string {
 	var out string
 	for _, path := range []string{m.logPath(), filepath.Join(m.Dir, "stderr")} {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue
+		if b, err := tail(path, 1000); err == nil {
+			out += string(b)
 		}
-		if len(b) > 1000 {
-			b = b[len(b)-1000:]
-		}
-		out += string(b)
 	}
 	return out
+}
+
+// tail reads the whole lines in the last n bytes of a file.
+func tail(path string, n int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	from := max(size-n, 0)
+	b := make([]byte, size-from)
+	if _, err := f.ReadAt(b, from); err != nil {
+		return nil, err
+	}
+	if from > 0 {
+		b = b[bytes.IndexByte(b, '\n')+1:]
+	}
+	return b, nil
 }
 
 // waitHealthy waits until every member says that all is well.
