@@ -168,24 +168,15 @@ func (c *Core) takeBack(j *Job, why string) {
 // ownersOfGiven ends the wait for the target's claim. Before GIVEN, it notices
 // that slots have gone otherwise.
 func (c *Core) ownersOfGiven(j *Job) {
-	ours := j.Slots.Len() - c.notOurs(j.Slots).Len()
+	lost := c.notOurs(j.Slots)
 	switch {
-	case j.Phase == DroppingIt && !j.linger:
-	case j.Phase == DroppingIt && c.anyOpen(j.Slots):
-		c.endLinger(j) // they come back key by key, to where there must be none
-	case j.Phase == DroppingIt && ours == j.Slots.Len():
-		c.emit(Unstage{j.Slots})
-		c.takeBack(j, "the slots have come back")
-	case j.Phase == DroppingIt && ours > 0:
-		// By an administrator's hand. They are served from now on, so that they are
-		// none of what is deleted in the end.
-		c.logf("Slot move %s: %d of the slots have come back", j.ID, ours)
-		c.narrow(j, c.notOurs(j.Slots))
-		c.mark(j, MarkGiven)
 	case j.Phase == DroppingIt:
-	case j.Phase != Taking && ours < j.Slots.Len():
+		if j.linger {
+			c.cameBack(j, lost)
+		}
+	case j.Phase != Taking && !lost.Empty():
 		c.takeBack(j, "slots have another owner now")
-	case j.Phase != Taking || ours > 0 || !j.durable && !j.heir:
+	case j.Phase != Taking || lost.Len() < j.Slots.Len() || !j.durable && !j.heir:
 	default:
 		c.closeFeed(j)
 		c.emit(Stage{j.Slots})
@@ -193,6 +184,24 @@ func (c *Core) ownersOfGiven(j *Job) {
 		c.logf("Slot move %s: %s are of %s now%s", j.ID, slots(j), c.owner(j.Slots), waited(j))
 		j.Phase, j.linger = DroppingIt, true
 		j.due = c.now.Add(c.world.Linger())
+	}
+}
+
+// cameBack looks whether slots whose keys are kept for a while are ours again; lost
+// are those that are not.
+func (c *Core) cameBack(j *Job, lost *slot.Set) {
+	switch ours := j.Slots.Len() - lost.Len(); {
+	case c.anyOpen(j.Slots):
+		c.endLinger(j) // they come back key by key, to where there must be none
+	case lost.Empty():
+		c.emit(Unstage{j.Slots})
+		c.takeBack(j, "the slots have come back")
+	case ours > 0:
+		// By an administrator's hand. They are served from now on, so that they are
+		// none of what is deleted in the end.
+		c.logf("Slot move %s: %d of the slots have come back", j.ID, ours)
+		c.narrow(j, lost)
+		c.mark(j, MarkGiven)
 	}
 }
 
